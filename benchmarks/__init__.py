@@ -1,0 +1,1 @@
+"""Judging transfer: zero-shot scores, their statistics, the report, and throughput beside peers."""

@@ -1,11 +1,11 @@
 """From score rows to results: a nested dictionary, a CSV, and tables for terminals and Markdown.
 
-Everything but `read_scores` and `write_results` is a pure function of the rows of `scores.jsonl`: the same rows in any
-order give the same results, bit for bit.
+Everything but `read_scores` and `write_results` is a pure function of the rows of `scores.jsonl`:
+the same rows in any order give the same results, bit for bit.
 
-Scores are kept apart by what the target asks for. `target` holds the domains that are `policy-ood` (the encoder saw
-their parts, the policy never saw the conjunction: DARLA's claim), `encoder_ood` those with a factor value that the
-encoder never saw. The two are never averaged together.
+Scores are kept apart by what the target asks for. `target` holds the domains that are `policy-ood`
+(the encoder saw their parts, the policy never saw the conjunction: DARLA's claim), `encoder_ood`
+those with a factor value that the encoder never saw. The two are never averaged together.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.statistics import FEW_SEEDS, Estimate, SeedReturns, estimate, paired_gap
 from darla.errors import CorruptFileError, MissingFileError
 from darla.storage import read_jsonl, write_json, write_text
+from envs.domains import ENCODER_OOD
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from darla.rundir import RunDirectory
 
 RANDOM_POLICY = "random-policy"
-ENCODER_OOD = "encoder-ood"
 LABELS = {
     "darla": "DARLA",
     "beta-vae": "β-VAE, pixel loss",
@@ -44,6 +44,11 @@ LABELS = {
 """What a perception is called in tables and plots, in their order."""
 
 MEASURES = ("source", "target", "gap", "encoder_ood", "encoder_ood_gap")
+_CSV_COLUMNS = (
+    *("suite", "algorithm", "perception", "measure", "domain"),
+    *("mean", "ci95_low", "ci95_high", "iqm", "iqm_ci95_low", "iqm_ci95_high"),
+    *("seeds", "episodes", "decisions", "frames"),
+)
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "suite": str,
     "domain": str,
@@ -74,7 +79,8 @@ class Score:
         perception: Name of the perception, 'none' for the random policy.
         seed: Training seed of the policy, 0 for the random policy.
         episode: Number of the episode within this cell and domain.
-        layout_seed: (seed, environment, episode): what the layout was drawn from, equal for every cell.
+        layout_seed: (seed, environment, episode): what the layout was drawn from, equal for every
+            cell.
         value: Undiscounted return.
         length: Decisions that the episode lasted.
         decisions: Decisions in D_S that the policy was trained for.
@@ -122,7 +128,8 @@ class Score:
             where: What to call the line in errors, such as 'scores.jsonl, line 3'.
 
         Raises:
-            CorruptFileError: On missing fields, wrong types, unknown splits, and scores that are not finite.
+            CorruptFileError: On missing fields, wrong types, unknown splits, and scores that are
+                not finite.
         """
         missing = [name for name in _TYPES if name not in row]
         if missing:
@@ -130,15 +137,20 @@ class Score:
         value = row["return"]
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             raise CorruptFileError(
-                f"{where}: the return of {row['algorithm']} on {row['perception']}, seed {row['seed']}, in"
-                f" {row['domain']}, episode {row['episode']}, is not a number ({value}); remove the line and score again"
+                f"{where}: the return of {row['algorithm']} on {row['perception']}, seed"
+                f" {row['seed']}, in {row['domain']}, episode {row['episode']}, is not a number"
+                f" ({value}); remove the line and score again"
             )
         for name, kind in _TYPES.items():
             if not isinstance(row[name], kind) or isinstance(row[name], bool):
                 raise CorruptFileError(f"{where}: '{name}' holds {row[name]!r}")
         if row["split"] not in ("source", "target"):
-            raise CorruptFileError(f"{where}: 'split' holds {row['split']!r}; allowed are 'source' and 'target'")
-        fields = {name: tuple(row[name]) if kind is list else row[name] for name, kind in _TYPES.items()}
+            raise CorruptFileError(
+                f"{where}: 'split' holds {row['split']!r}; allowed are 'source' and 'target'"
+            )
+        fields = {
+            name: tuple(row[name]) if kind is list else row[name] for name, kind in _TYPES.items()
+        }
         return cls(value=float(fields.pop("return")), **fields)
 
 
@@ -153,7 +165,9 @@ def parse_scores(rows: Iterable[Mapping[str, Any]], name: str = "scores.jsonl") 
     for number, row in enumerate(rows, start=1):
         score = Score.of_row(row, f"{name}, line {number}")
         if score.key in seen:
-            raise CorruptFileError(f"{name}, line {number}: the same episode as line {seen[score.key]}")
+            raise CorruptFileError(
+                f"{name}, line {number}: the same episode as line {seen[score.key]}"
+            )
         seen[score.key] = number
         scores.append(score)
     return scores
@@ -167,12 +181,14 @@ def read_scores(run: RunDirectory) -> list[Score]:
         CorruptFileError: When a line is not a score; the message names file and line.
     """
     if not run.scores.exists():
-        raise MissingFileError(f"{run.scores} does not exist: nothing was scored yet, so run `darla transfer` first")
+        raise MissingFileError(
+            f"{run.scores} does not exist: nothing was scored yet, so run `darla transfer` first"
+        )
     return parse_scores(read_jsonl(run.scores), str(run.scores))
 
 
 def write_results(run: RunDirectory) -> dict[str, Any]:
-    """Summarises the scores of a run into its `results.json` and `results.csv`, and returns the results.
+    """Writes the `results.json` and `results.csv` of a run from its scores.
 
     Raises:
         MissingFileError, CorruptFileError: As `read_scores`.
@@ -188,15 +204,16 @@ def summarise(scores: Sequence[Score], *, seed: int = 0) -> dict[str, Any]:
 
     Args:
         scores: Rows in any order.
-        seed: Seed of the bootstrap. Every estimate draws from a generator of its own name, so that none depends
-            on which others there are.
+        seed: Seed of the bootstrap. Every estimate draws from a generator of its own name, so that
+            none depends on which others there are.
 
     Returns:
-        `headline` (one sentence), `notes` (what limits the evidence, in sentences), `suite`, and `rows`: per
-        algorithm and perception its `label`, `seeds`, `decisions`, `frames`, the estimates `source`, `target`, `gap`
-        (source minus target), `encoder_ood` and `encoder_ood_gap`, each null where nothing was scored, and
-        `domains`, a list of per-domain estimates. An estimate has `mean`, `iqm`, `ci95`, `iqm_ci95`, `seeds`,
-        `episodes` and `over`.
+        `headline` (one sentence), `notes` (what limits the evidence, in sentences), `suite`, and
+        `rows`: per algorithm and perception its `label`, `seeds`, `decisions`, `frames`, the
+            estimates `source`, `target`, `gap`
+        (source minus target), `encoder_ood` and `encoder_ood_gap`, each null where nothing was
+        scored, and `domains`, a list of per-domain estimates. An estimate has `mean`, `iqm`,
+        `ci95`, `iqm_ci95`, `seeds`, `episodes` and `over`.
     """
     cells: dict[tuple[str, str], list[Score]] = defaultdict(list)
     split_domains: dict[str, set[str]] = defaultdict(set)
@@ -216,9 +233,10 @@ def summarise(scores: Sequence[Score], *, seed: int = 0) -> dict[str, Any]:
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence from the numbers: what DARLA scores in the target, beside pixels, and what transfer cost.
+    """One sentence from the numbers: DARLA's target score, beside pixels, and what transfer cost.
 
-    It never says more than the intervals do: a difference whose intervals touch is called unsettled, and a loss a loss.
+    It never says more than the intervals do: a difference whose intervals touch is called
+        unsettled, and a loss a loss.
 
     Args:
         rows: `rows` of `summarise`.
@@ -229,27 +247,24 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> str:
     by_perception = {row["perception"]: row for row in reversed(scored)}
     row = by_perception.get("darla", scored[0])
     rival = by_perception.get("pixels")
-    text = f"Zero-shot in the target, {row['algorithm'].upper()} on {_vision(row)} scores {format_estimate(row['target'])}"
+    text = f"Zero-shot in the target, {row['algorithm'].upper()} on {_vision(row)} scores"
+    text += f" {format_estimate(row['target'])}"
     if rival is not None and rival is not row:
-        text += f": {_comparison(row['target'], rival['target'])} {_vision(rival)}, {format_estimate(rival['target'])}"
-        text += f", {_budgets(row, rival)}"
+        text += f": {_comparison(row['target'], rival['target'])} {_vision(rival)},"
+        text += f" {format_estimate(rival['target'])}, {_budgets(row, rival)}"
     if row["gap"]:
         text += f"; from source to target it {_cost(row['gap'])}"
     return f"{text} (95 % intervals; {_evidence(row['target'])})."
 
 
 def csv_table(results: Mapping[str, Any]) -> str:
-    """All estimates as CSV, one line each, with `domain` empty where an estimate ranges over a split."""
+    """All estimates as CSV, one a line; `domain` is empty where one ranges over a whole split."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    interval_columns = ["mean", "ci95_low", "ci95_high", "iqm", "iqm_ci95_low", "iqm_ci95_high"]
-    writer.writerow(
-        ["suite", "algorithm", "perception", "measure", "domain", *interval_columns, "seeds", "episodes"]
-        + ["decisions", "frames"]
-    )
+    writer.writerow(_CSV_COLUMNS)
     for row in results["rows"]:
         estimates = [(measure, "", row[measure]) for measure in MEASURES if row[measure]]
-        estimates += [(entry["group"], entry["domain"], entry["score"]) for entry in row["domains"]]
+        estimates += [(each["group"], each["domain"], each["score"]) for each in row["domains"]]
         for measure, domain, entry in estimates:
             writer.writerow(
                 [results["suite"], row["algorithm"], row["perception"], measure, domain]
@@ -314,7 +329,9 @@ def _row(
         complete[group] = {s: d for s, d in played.items() if set(d) == split_domains[group]}
         dropped = sorted(set(played) - set(complete[group]))
         if dropped:
-            notes.append(f"{name}: seed(s) {dropped} lack domains of {group} and are left out of its score.")
+            notes.append(
+                f"{name}: seed(s) {dropped} lack domains of {group} and are left out of its score."
+            )
 
     def draw(*words: str) -> np.random.Generator:
         return _generator(seed, algorithm, perception, *words)
@@ -334,7 +351,9 @@ def _row(
         row[measure] = (
             _entry(
                 paired_gap(
-                    [complete["source"][s] for s in both], [complete[group][s] for s in both], draw(measure)
+                    [complete["source"][s] for s in both],
+                    [complete[group][s] for s in both],
+                    draw(measure),
                 )
             )
             if both
@@ -346,7 +365,10 @@ def _row(
             "group": group,
             "tags": list(next(score.tags for score in scores if score.domain == domain)),
             "score": _entry(
-                estimate([{domain: d[domain]} for d in seeds.values() if domain in d], draw(group, domain))
+                estimate(
+                    [{domain: d[domain]} for d in seeds.values() if domain in d],
+                    draw(group, domain),
+                )
             ),
         }
         for group, seeds in returns.items()
@@ -389,13 +411,13 @@ def _limits(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     fewest = min((len(row["seeds"]) for row in trained), default=FEW_SEEDS)
     if fewest == 1:
         return [
-            "One training seed: the intervals range over episodes only. They cover the luck of the evaluation, not"
-            " that of the training, and another seed may score differently."
+            "One training seed: the intervals range over episodes only. They cover the luck of the"
+            " evaluation, not that of the training; another seed may score differently."
         ]
     if fewest < FEW_SEEDS:
         return [
-            f"Only {fewest} training seeds (fewer than {FEW_SEEDS}): a bootstrap over so few trainings gives"
-            " intervals that are too narrow."
+            f"Only {fewest} training seeds (fewer than {FEW_SEEDS}): a bootstrap over so few"
+            " trainings gives intervals that are too narrow."
         ]
     return []
 
@@ -422,7 +444,8 @@ def _comparison(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 def _budgets(row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
     if row["frames"] == rival["frames"]:
         return "after the same frames in the source"
-    return f"which had {grouped(rival['frames'])} frames in the source against {grouped(row['frames'])}"
+    theirs, ours = grouped(rival["frames"]), grouped(row["frames"])
+    return f"which had {theirs} frames in the source against {ours}"
 
 
 def _cost(gap: Mapping[str, Any]) -> str:
@@ -449,7 +472,7 @@ def _cells(results: Mapping[str, Any]) -> list[list[str]]:
         episodes = sum(entry["score"]["episodes"] for entry in row["domains"])
         line = [row["algorithm"], row["label"]]
         line += [format_estimate(row[measure]) for measure in ("source", "target", "gap")]
-        line += [str(len(row["seeds"])), str(episodes), grouped(row["frames"])]
+        line += [str(len(row["seeds"])), grouped(episodes), grouped(row["frames"])]
         if extra:
             line.insert(5, format_estimate(row["encoder_ood"]))
         lines.append(line)

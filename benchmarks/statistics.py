@@ -1,13 +1,15 @@
 """Means, interquartile means and 95 % intervals of returns that are grouped by seed and domain.
 
-The unit of evidence is a training run: episodes of one policy are not independent trainings. Intervals therefore come
-from a two-level bootstrap, which resamples seeds and then, inside every drawn seed, the episodes of each domain apart
-(domains are strata, never resampled). With one seed only the second level is left: such an interval covers the luck of
-the evaluation and not that of the training, and `Estimate.over` says so.
+The unit of evidence is a training run: episodes of one policy are not independent trainings.
+Intervals therefore come from a two-level bootstrap, which resamples seeds and then, inside every
+drawn seed, the episodes of each domain apart (domains are strata, never resampled). With one seed
+only the second level is left: such an interval covers the luck of the evaluation and not that of
+the training, and `Estimate.over` says so.
 
-Follows Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice", arXiv 2108.13264): the interquartile
-mean is taken over run scores (one mean return per seed and domain), and intervals are percentiles of a stratified
-bootstrap. Everything is NumPy, and every draw comes from the generator that the caller gives.
+Follows Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice", arXiv 2108.13264):
+the interquartile mean is taken over run scores (one mean return per seed and domain), and intervals
+are percentiles of a stratified bootstrap. Everything is NumPy, and every draw comes from the
+generator that the caller gives.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Estimate:
 
     @property
     def over(self) -> str:
-        """What the intervals range over: 'seeds and episodes', or 'episodes' when there is one seed."""
+        """What the intervals range over: 'seeds and episodes', or 'episodes' for one seed."""
         return "seeds and episodes" if self.seeds > 1 else "episodes"
 
 
@@ -85,14 +87,13 @@ def estimate(
         resamples: Bootstrap resamples.
 
     Raises:
-        ValueError: When there is no seed, a domain without an episode, or a seed with other domains.
+        ValueError: When there is no seed, a domain without an episode, or a seed with other
+            domains.
     """
     domains = _domains(returns)
     drawn = _draw_seeds(len(returns), resamples, rng)
     resampled = _resample(returns, domains, drawn, rng)
-    return _estimate(
-        _run_scores(returns, domains), resampled, len(returns), _episodes(returns)
-    )
+    return _estimate(_run_scores(returns, domains), resampled, len(returns), _episodes(returns))
 
 
 def paired_gap(
@@ -102,10 +103,10 @@ def paired_gap(
     *,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Estimates the loss from source to target: per seed, mean source return minus mean target return.
+    """Estimates what transfer costs: per seed, mean source return minus mean target return.
 
-    A drawn seed brings its source and its target episodes along, so that the interval is that of the difference
-    within a training run and not of two unrelated scores.
+    A drawn seed brings its source and its target episodes along, so that the interval is that of
+    the difference within a training run and not of two unrelated scores.
 
     Args:
         source: One mapping per seed.
@@ -117,7 +118,9 @@ def paired_gap(
         ValueError: As `estimate`, and when the numbers of seeds differ.
     """
     if len(source) != len(target):
-        raise ValueError(f"{len(source)} source seeds cannot be paired with {len(target)} target seeds")
+        raise ValueError(
+            f"{len(source)} source seeds cannot be paired with {len(target)} target seeds"
+        )
     source_domains, target_domains = _domains(source), _domains(target)
     drawn = _draw_seeds(len(source), resamples, rng)
 
@@ -127,7 +130,8 @@ def paired_gap(
     return _estimate(
         difference(_run_scores(source, source_domains), _run_scores(target, target_domains)),
         difference(
-            _resample(source, source_domains, drawn, rng), _resample(target, target_domains, drawn, rng)
+            _resample(source, source_domains, drawn, rng),
+            _resample(target, target_domains, drawn, rng),
         ),
         len(source),
         _episodes(source) + _episodes(target),
@@ -141,7 +145,9 @@ def _domains(returns: Sequence[SeedReturns]) -> tuple[str, ...]:
     domains = tuple(sorted(returns[0]))
     for index, seed in enumerate(returns):
         if tuple(sorted(seed)) != domains:
-            raise ValueError(f"seed {index} has the domains {sorted(seed)}, the first seed has {list(domains)}")
+            raise ValueError(
+                f"seed {index} has the domains {sorted(seed)}, the first seed has {list(domains)}"
+            )
         empty = [domain for domain in domains if len(seed[domain]) == 0]
         if empty:
             raise ValueError(f"seed {index} has no episode in {empty}")
@@ -156,7 +162,9 @@ def _episodes(returns: Sequence[SeedReturns]) -> int:
 
 def _run_scores(returns: Sequence[SeedReturns], domains: tuple[str, ...]) -> FloatArray:
     """Mean returns, float64 [seeds, domains]."""
-    return np.array([[np.mean(seed[domain]) for domain in domains] for seed in returns], dtype=np.float64)
+    return np.array(
+        [[np.mean(seed[domain]) for domain in domains] for seed in returns], dtype=np.float64
+    )
 
 
 def _draw_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -170,7 +178,7 @@ def _resample(
     drawn: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Run scores of the drawn seeds with their episodes resampled, float64 [resamples, seeds, domains]."""
+    """Run scores with episodes resampled, float64 [resamples, seeds, domains]."""
     scores = np.empty((*drawn.shape, len(domains)), dtype=np.float64)
     for index, seed in enumerate(returns):
         slots = drawn == index

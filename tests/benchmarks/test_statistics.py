@@ -48,14 +48,14 @@ def test_interval_over_episodes_of_one_seed_is_the_normal_one() -> None:
 
 
 def test_interval_over_seeds_without_noise_within_them() -> None:
-    """Two seeds at 0 and 1: the bootstrap mean is 0, 0.5 or 1 with probabilities 1/4, 1/2, 1/4."""
+    """Two seeds at 0 and 1: the mean is 0, 0.5 or 1 with probabilities 1/4, 1/2, 1/4."""
     result = estimate(seeds_of(np.array([[0.0] * 50, [1.0] * 50])), rng())
     assert result.ci95 == (0.0, 1.0)
     assert result.over == "seeds and episodes"
 
 
 def test_seeds_are_the_unit_of_evidence() -> None:
-    """More episodes of the same five trainings do not narrow the interval below the spread of the trainings."""
+    """More episodes of the same trainings do not narrow the interval below their spread."""
     means = np.array([0.0, 1.0, 2.0, 3.0, 4.0])[:, None]
     few = estimate(seeds_of(means + rng().normal(size=(5, 100))), rng())
     many = estimate(seeds_of(means + rng().normal(size=(5, 4_000))), rng())
@@ -65,7 +65,7 @@ def test_seeds_are_the_unit_of_evidence() -> None:
 
 
 def test_interval_covers_the_truth() -> None:
-    """With ten seeds a 95 % percentile interval covers the true mean about nine times in ten."""
+    """With ten seeds the interval covers the true mean about nine times in ten."""
     generator = rng()
     covered = 0
     for _ in range(200):
@@ -76,7 +76,7 @@ def test_interval_covers_the_truth() -> None:
 
 
 def test_domains_are_strata() -> None:
-    """Domains with constant but different returns leave nothing to resample within one seed."""
+    """Constant but different domains leave nothing to resample within one seed."""
     result = estimate([{"a": [0.0] * 30, "b": [10.0] * 30}], rng())
     assert result.ci95 == (5.0, 5.0)
 

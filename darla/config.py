@@ -1,0 +1,626 @@
+"""The configuration of an experiment: a typed tree, read from YAML and overridden by `key=value` words.
+
+Every field states its meaning, unit and range, so that `darla config schema` is the reference
+manual. Unknown keys, wrong types and values out of range are collected and reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from darla.errors import ConfigError, did_you_mean
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+PerceptionName = Literal["darla", "beta-vae", "dae", "pixels", "factors", "random"]
+AlgorithmName = Literal["dqn"]
+
+
+class Section(BaseModel):
+    """A part of the tree. Unknown keys are errors, and values are never coerced from another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Makes tuples of YAML's lists, and fills a part of a section from the defaults of its place in the tree.
+
+        The place matters: `optimisation: {images: 1000}` keeps a learning rate of 1e-3 under `dae`,
+        1e-4 under `vae`.
+        """
+        if not isinstance(values, dict):
+            return values
+        completed = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        for name, field in cls.model_fields.items():
+            given = completed.get(name)
+            if isinstance(given, dict) and isinstance(field.default, Section):
+                completed[name] = _merged(field.default, given)
+        return completed
+
+
+def _merged(section: Section, given: dict[Any, Any]) -> dict[Any, Any]:
+    """Returns the values of `section`, replaced by those that are given."""
+    merged: dict[Any, Any] = {**dict(section), **given}
+    for name, value in given.items():
+        default = getattr(section, name, None) if isinstance(name, str) else None
+        if isinstance(value, dict) and isinstance(default, Section):
+            merged[name] = _merged(default, value)
+    return merged
+
+
+class EnvironmentConfig(Section):
+    """The world that is acted in."""
+
+    id: str = Field("darla/Lab-v0", description="Gymnasium id of the environment.")
+    size: int = Field(
+        64, ge=16, le=512, description="Height and width of an observation in pixels."
+    )
+    frame_skip: int = Field(
+        12, ge=1, le=60, description="Simulation frames (1/60 s each) that one decision lasts."
+    )
+
+
+class RayConfig(Section):
+    """Who does the work. Nothing here changes a result, except `workers` and `envs_per_worker`."""
+
+    address: str | None = Field(
+        None,
+        description="A running Ray cluster ('auto' or host:port); null starts Ray on this machine.",
+    )
+    workers: PositiveInt = Field(2, description="Ray actors that step environments.")
+    envs_per_worker: PositiveInt = Field(
+        8, description="Environments that one worker steps as a vector."
+    )
+    cpus_per_worker: NonNegativeFloat = Field(
+        0.5, description="CPUs that Ray reserves for one worker."
+    )
+
+
+class FramesConfig(Section):
+    """Stage 1, the data: frames of an exploration policy in D_U."""
+
+    count: PositiveInt = Field(40_000, description="Frames to collect, over all domains of D_U.")
+    validation: float = Field(
+        0.05,
+        gt=0.0,
+        lt=0.5,
+        description="Share of the frames, in layouts of their own, kept for evaluation.",
+    )
+    segment: PositiveInt = Field(
+        8, description="Decisions that the exploration policy takes from one random pose."
+    )
+    shard: PositiveInt = Field(2_000, description="Frames in one file on disk.")
+    seed: int = Field(0, ge=0, description="Seed of layouts, poses and the exploration policy.")
+
+
+class OptimisationConfig(Section):
+    """How one model is trained: Adam on a cosine schedule after a linear warm-up."""
+
+    images: PositiveInt = Field(description="Images that the training consumes, with repetition.")
+    batch: PositiveInt = Field(100, description="Images in one step.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Adam's peak step size.")
+    warmup: Fraction = Field(
+        0.05, description="Share of the steps with a linearly rising step size."
+    )
+    final: Fraction = Field(
+        0.05,
+        description="Step size at the end as a share of the peak (1: constant after the warm-up).",
+    )
+    gradient_norm: PositiveFloat | None = Field(
+        None, description="Global norm to which gradients are clipped; null: never."
+    )
+
+
+class DAEConfig(Section):
+    """The denoising autoencoder (1707.08475, section 4.1): its features J replace the pixels."""
+
+    bottleneck: PositiveInt = Field(100, description="Width of the fully connected bottleneck.")
+    occlusion: Fraction = Field(
+        1.0, description="Share of the images in which a rectangle is blacked out."
+    )
+    optimisation: OptimisationConfig = OptimisationConfig(images=190_000)
+
+
+class VAEConfig(Section):
+    """The beta-VAE and its reconstruction term."""
+
+    reconstruction: Literal["dae", "pixel"] = Field(
+        "dae", description="Space of the reconstruction error: the DAE's features, or pixels."
+    )
+    layer: Literal["output", "bottleneck"] = Field(
+        "output", description="J: the DAE's last layer before the non-linearity, or its bottleneck."
+    )
+    beta: NonNegativeFloat = Field(1.0, description="Weight of the KL term, summed over latents.")
+    pixel_weight: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of a squared pixel error of the decoder's mean beside the DAE's term.",
+    )
+    latents: PositiveInt = Field(32, description="Number of latents.")
+    hidden: PositiveInt = Field(256, description="Width of the fully connected layer.")
+    decoder: Literal["sample", "mean"] = Field(
+        "sample",
+        description="What J reads: a sample of the Gaussian decoder (the paper), or its mean.",
+    )
+    optimisation: OptimisationConfig = OptimisationConfig(images=400_000, learning_rate=1e-4)
+
+
+class GateConfig(Section):
+    """What the DAE must show before the VAE starts, since the VAE cannot learn what the DAE lost."""
+
+    object_error: PositiveFloat = Field(
+        0.5,
+        description="Largest allowed error on object pixels, relative to painting objects away (1.0).",
+    )
+    action: Literal["stop", "warn"] = Field(
+        "warn", description="What happens when the DAE is not good enough."
+    )
+
+
+class VisionConfig(Section):
+    """Stage 1, the models."""
+
+    seed: int = Field(0, ge=0, description="Seed of initial weights, batches and noise.")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="'auto' takes bfloat16 where the processor computes it natively."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile; 'auto' takes it where a C++ compiler is there and the run is long.",
+    )
+    evaluate_every: PositiveInt = Field(50_000, description="Images between two evaluations.")
+    checkpoint_every: PositiveInt = Field(50_000, description="Images between two checkpoints.")
+    gate: GateConfig = GateConfig()
+    dae: DAEConfig = DAEConfig()
+    vae: VAEConfig = VAEConfig()
+
+
+class DQNConfig(Section):
+    """DQN (Mnih et al. 2015) with double estimates, n-step returns and a target network."""
+
+    hidden: tuple[PositiveInt, ...] = Field((256, 256), description="Widths of the hidden layers.")
+    learning_rate: PositiveFloat = Field(3e-4, description="Adam's step size.")
+    batch: PositiveInt = Field(64, description="Transitions in one update.")
+    decisions_per_update: PositiveInt = Field(4, description="Decisions taken per update.")
+    replay: PositiveInt = Field(100_000, description="Transitions that the replay holds.")
+    warmup: int = Field(
+        4_000, ge=0, description="Decisions of the random policy before learning starts."
+    )
+    discount: Fraction = Field(0.97, description="Discount per decision.")
+    n_step: PositiveInt = Field(3, description="Rewards summed before the bootstrap.")
+    double: bool = Field(True, description="Choose the bootstrap action by the online network.")
+    target_period: PositiveInt = Field(
+        500, description="Updates between two copies to the target network."
+    )
+    epsilon_start: Fraction = Field(1.0, description="Exploration at the first decision.")
+    epsilon_end: Fraction = Field(0.05, description="Exploration after the schedule.")
+    epsilon_fraction: Fraction = Field(
+        0.4, description="Share of the decisions over which epsilon falls."
+    )
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (AdamW).")
+    gradient_norm: PositiveFloat | None = Field(
+        10.0, description="Global norm of clipped gradients."
+    )
+
+
+class AgentsConfig(Section):
+    """Stage 2: one cell per algorithm, perception and seed."""
+
+    algorithms: tuple[AlgorithmName, ...] = Field(
+        ("dqn",), min_length=1, description="Algorithms to train."
+    )
+    perceptions: tuple[PerceptionName, ...] = Field(
+        ("darla", "pixels", "factors", "random"),
+        min_length=1,
+        description="Perceptions to train on.",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Seeds.")
+    decisions: PositiveInt = Field(120_000, description="Decisions in D_S, over all environments.")
+    chunk: PositiveInt = Field(
+        32, description="Steps of every environment that a worker sends at once."
+    )
+    evaluate_every: PositiveInt = Field(
+        20_000, description="Decisions between two evaluations on D_S."
+    )
+    evaluation_episodes: PositiveInt = Field(12, description="Episodes of one such evaluation.")
+    checkpoint_every: PositiveInt = Field(20_000, description="Decisions between two checkpoints.")
+    dqn: DQNConfig = DQNConfig()
+
+
+class TransferConfig(Section):
+    """Stage 3: zero-shot scores."""
+
+    episodes: PositiveInt = Field(100, description="Episodes per split (D_S, D_T), cell and seed.")
+    epsilon: Fraction = Field(
+        0.01,
+        description="Share of random actions while scoring, equal for all, against endless loops.",
+    )
+    seed: int = Field(
+        10_000, ge=0, description="First seed of the scored layouts, the same for every cell."
+    )
+    random_policy: bool = Field(True, description="Score the uniform random policy as the floor.")
+
+
+class Config(Section):
+    """One experiment: the three stages on one suite of domains."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run directory."
+    )
+    runs: str = Field("runs", description="Folder that holds the run directories.")
+    suite: str = Field("lab", description="Suite of domains: D_U, D_S and D_T.")
+    environment: EnvironmentConfig = EnvironmentConfig()
+    ray: RayConfig = RayConfig()
+    frames: FramesConfig = FramesConfig()
+    vision: VisionConfig = VisionConfig()
+    agents: AgentsConfig = AgentsConfig()
+    transfer: TransferConfig = TransferConfig()
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+CONFIGS = "configs"
+"""Folder in which a bare name such as `lab-quick` is looked up: in the working folder, then beside the packages."""
+
+NOT_IDENTITY = ("runs", "ray.address", "ray.cpus_per_worker")
+"""Keys that say where and by whom the work is done, and change no result."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads an experiment from a YAML file and `key=value` words.
+
+    Args:
+        path: A file, or a name without a slash that is looked up in `configs/`, with or without
+            `.yaml`.
+        overrides: Words such as `vision.vae.beta=4` or `agents.seeds=[0,1]`; the values are YAML.
+
+    Returns:
+        The validated tree.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or any key or value is wrong; one line per
+            fault.
+    """
+    values = _read_yaml(_find(str(path)))
+    faults = [fault for word in overrides if (fault := _override(values, word))]
+    return _validated(values, faults)
+
+
+def config_paths() -> list[str]:
+    """Returns the names of the configurations that `load_config` finds by name, sorted."""
+    return sorted({file.stem for folder in _folders() for file in folder.glob("*.yaml")})
+
+
+def to_yaml(config: Config) -> str:
+    """Returns the whole tree as YAML that `load_config` reads back to an equal value."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def config_identity(config: Config) -> str:
+    """Returns a SHA-256 in hexadecimal of everything that can change a result (all but `NOT_IDENTITY`)."""
+    return hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys of the identity whose values differ, each with the value in `a` and in `b`."""
+    left, right = _identity(a), _identity(b)
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+
+
+@dataclass(frozen=True)
+class SchemaRow:
+    """One line of the reference manual: a key with what it may hold.
+
+    Attributes:
+        key: Full path, such as `vision.vae.beta`.
+        allowed: Type and range in words.
+        default: The value where the key is not given, as YAML; empty where it must be given.
+        description: What it means.
+    """
+
+    key: str
+    allowed: str
+    default: str
+    description: str
+
+
+def schema() -> list[SchemaRow]:
+    """Returns every key of the tree in its order."""
+    rows = []
+    for key, field, default in _leaves(Config, None, ""):
+        shown = "" if default is PydanticUndefined else _shown(default)
+        allowed = _allowed(field.annotation, field.metadata)
+        rows.append(SchemaRow(key, allowed, shown, field.description or ""))
+    return rows
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, _, value in _leaves(Config, config, "")
+        if key not in NOT_IDENTITY
+    }
+
+
+def _leaves(
+    section: type[Section], values: Section | None, prefix: str
+) -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Yields path, field and value of every leaf; without `values`, the defaults of each place."""
+    for name, field in section.model_fields.items():
+        value = field.default if values is None else getattr(values, name)
+        if isinstance(value, Section):
+            yield from _leaves(type(value), value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field, value
+
+
+# -- YAML ------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of version 1.2 (1e-4 is a number, on and off are words) that refuses duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"duplicate key '{key.value}'", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the words that `_Loader` would not read as words, and writes lists in one line."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+for _kind in (_Loader, _Dumper):
+    for _tag, _pattern, _first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+        (
+            "float",
+            r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+            list("-+.0123456789"),
+        ),
+        ("merge", r"<<", ["<"]),
+    ):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))
+_Dumper.add_representer(
+    list,
+    lambda dumper, value: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", value, flow_style=True
+    ),
+)
+
+
+def _folders() -> list[Path]:
+    """Returns the folders that hold configurations by name, the nearer first."""
+    return [Path(CONFIGS), Path(__file__).resolve().parent.parent / CONFIGS]
+
+
+def _find(given: str) -> Path:
+    path = Path(given)
+    if path.is_dir():
+        raise ConfigError(f"configuration '{given}' is a folder; give a YAML file")
+    if path.is_file():
+        return path
+    if "/" not in given:
+        name = given if given.endswith(".yaml") else f"{given}.yaml"
+        for folder in _folders():
+            if (folder / name).is_file():
+                return folder / name
+    names = config_paths()
+    hint = did_you_mean(path.stem, names) or (
+        f"; known by name: {', '.join(names)}" if names else ""
+    )
+    raise ConfigError(f"no configuration '{given}'{hint}")
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read '{path}': {(error.strerror or str(error)).lower()}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is not a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{path}'{_reason(error)}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{path}' must hold keys and values, not {_given(values)}")
+    return values
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    line = f", line {mark.line + 1}" if mark else ""
+    return f"{line}: {problem or error}"
+
+
+def _override(values: dict[Any, Any], word: str) -> str | None:
+    """Puts one `key=value` word into `values`; returns the fault where it cannot."""
+    key, equals, text = word.partition("=")
+    if not equals:
+        return f"'{word}' is no setting; write key=value, such as agents.seeds=[0,1]"
+    parts = key.split(".")
+    if _field_at(parts) is None:
+        return _unknown(key)
+    try:
+        value = _parse(text)
+    except yaml.YAMLError as error:
+        return f"the value of '{word}' is not YAML{_reason(error)}"
+    target = values
+    for part in parts[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            return None  # the file's own fault, which validation reports
+    old = target.get(parts[-1])
+    target[parts[-1]] = (
+        {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    )
+    return None
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def _validated(values: dict[Any, Any], faults: list[str]) -> Config:
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        faults = faults + [_fault(details) for details in error.errors(include_url=False)]
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return config
+
+
+def _fault(details: ErrorDetails) -> str:
+    """Returns one line: what was given, what is allowed, what to type instead."""
+    loc = details["loc"]
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc
+    ).removeprefix(".")
+    parts = [part for part in loc if isinstance(part, str)]
+    field = _field_at(parts)
+    if details["type"] == "extra_forbidden" or field is None:
+        return _unknown(".".join(str(part) for part in loc))
+    if details["type"] == "missing":
+        return f"missing key '{key}': {field.description}"
+    annotation, metadata = field.annotation, field.metadata
+    if isinstance(loc[-1], int):
+        annotation, metadata = _unwrapped(get_args(annotation)[0])
+    given = details["input"]
+    names = [value for value in get_args(annotation) if isinstance(value, str)]
+    hint = did_you_mean(given, names) if isinstance(given, str) else ""
+    return f"'{key}' must be {_allowed(annotation, metadata)}, not {_given(given)}{hint}"
+
+
+def _unknown(key: str) -> str:
+    paths = list(_paths(Config, ""))
+    nearest = max(paths, key=lambda path: _likeness(key, path))
+    hint = f" (did you mean '{nearest}'?)" if _likeness(key, nearest) > 0.6 else ""
+    return f"unknown key '{key}'{hint}"
+
+
+def _likeness(given: str, path: str) -> float:
+    """Returns 0..1: how near a path is, three quarters by its last word and one quarter by what leads to it."""
+    (above_given, _, last_given), (above, _, last) = given.rpartition("."), path.rpartition(".")
+    ratio = difflib.SequenceMatcher(None, last_given, last).ratio()
+    return 0.75 * ratio + 0.25 * difflib.SequenceMatcher(None, above_given, above).ratio()
+
+
+def _paths(section: type[Section], prefix: str) -> Iterator[str]:
+    """Yields the paths of all sections and leaves."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if _is_section(field.annotation):
+            yield from _paths(field.annotation, f"{prefix}{name}.")
+
+
+def _field_at(parts: Sequence[str]) -> FieldInfo | None:
+    section: Any = Config
+    field = None
+    for part in parts:
+        if not _is_section(section) or part not in section.model_fields:
+            return None
+        field = section.model_fields[part]
+        section = field.annotation
+    return field
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
+    """Splits `Annotated[int, Field(ge=1)]` into the type and its constraints."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
+    bare, *notes = get_args(annotation)
+    return bare, [item for note in notes for item in getattr(note, "metadata", [note])]
+
+
+def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
+    """Returns type and range in words, such as `an integer >= 1`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _allowed(*_unwrapped(annotation))
+    if origin is Literal:
+        return "one of " + ", ".join(f"'{value}'" for value in get_args(annotation))
+    if origin is tuple:
+        return f"a list, each {_allowed(get_args(annotation)[0], ())}"
+    if origin in (Union, types.UnionType):
+        kinds = [
+            _allowed(kind, metadata) for kind in get_args(annotation) if kind is not type(None)
+        ]
+        return " or ".join([*kinds, "null"])
+    if _is_section(annotation):
+        return f"a section with the keys {', '.join(annotation.model_fields)}"
+    words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    return words[annotation] + _range(metadata)
+
+
+def _range(metadata: Sequence[Any]) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(item, name):g}"
+        for item in metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    pattern = next((item.pattern for item in metadata if getattr(item, "pattern", None)), None)
+    if pattern:
+        bounds.append(f"that matches {pattern}")
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _given(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, tuple) and not value:
+        return "an empty list"
+    text = _shown(value)
+    return f"the text '{value}'" if isinstance(value, str) else text
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as it would be typed in YAML."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.dump(plain, Dumper=_Dumper, width=1000).removesuffix("...\n").strip()

@@ -1,0 +1,313 @@
+"""Run directories: one folder per experiment, which knows its configuration and what of it is finished.
+
+`run.json` holds, per stage, when it started and finished, the seconds that it took over all its
+processes, facts, and the SHA-256 of the files it was made from. A stage that is finished is not
+repeated, one that is not is continued, and a directory of another configuration is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from darla import __version__
+from darla.config import Config, config_identity, differences, load_config, to_yaml
+from darla.errors import ConfigError, MissingFileError, RunDirectoryError
+from darla.storage import read_json, sha256_file, write_json, write_text
+
+PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "ray", "safetensors")
+"""Packages whose versions a run records, since they can change its numbers."""
+
+
+class RunDirectory:
+    """The folder of one experiment.
+
+    Attributes:
+        path: The folder, `<config.runs>/<config.name>`.
+        config: The configuration as it was given to this process.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        """Use `open` or `load`, which check what is on the disk."""
+        self.path = path
+        self.config = config
+        self._began: dict[str, float] = {}
+        self._locks: dict[str, int] = {}
+
+    @classmethod
+    def open(cls, config: Config, *, create: bool = True) -> RunDirectory:
+        """Opens the run directory of a configuration.
+
+        Args:
+            config: The experiment; its `runs` and `name` say where the folder is.
+            create: Whether to make a folder that is not there.
+
+        Raises:
+            MissingFileError: there is no such run directory, and `create` is false.
+            RunDirectoryError: it belongs to another configuration, is another kind of folder, or
+                cannot be written.
+        """
+        run = cls(Path(config.runs) / config.name, config)
+        if run._config_file.is_file():
+            run._refuse_another(_stored(run.path))
+        elif not create:
+            raise MissingFileError(
+                f"no run directory '{run.path}'; `darla run` with the same configuration makes it"
+            )
+        else:
+            run._create()
+        return run
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunDirectory:
+        """Opens an existing run directory by its path, wherever it was moved to.
+
+        Raises:
+            MissingFileError: there is no run directory.
+            RunDirectoryError: its configuration cannot be read by this version.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise MissingFileError(f"'{path}' is no run directory: it has no config.yaml")
+        return cls(path, _stored(path))
+
+    @property
+    def frames(self) -> Path:
+        """Folder of the frames of D_U."""
+        return self.path / "frames"
+
+    @property
+    def vision(self) -> Path:
+        """Folder of the trained vision."""
+        return self.path / "vision"
+
+    def agent(self, cell_id: str) -> Path:
+        """Returns the folder of one trained cell, such as `dqn-darla-s0`."""
+        return self.path / "agents" / cell_id
+
+    @property
+    def scores(self) -> Path:
+        """Table of scored episodes."""
+        return self.path / "scores.jsonl"
+
+    @property
+    def results_json(self) -> Path:
+        """Results for a script."""
+        return self.path / "results.json"
+
+    @property
+    def results_csv(self) -> Path:
+        """Results for a spreadsheet."""
+        return self.path / "results.csv"
+
+    @property
+    def report(self) -> Path:
+        """Results for a reader."""
+        return self.path / "report.html"
+
+    def status(self) -> dict[str, Any]:
+        """Returns what `run.json` holds: `name`, `identity`, `versions`, `git`, `host`, `seeds` and `stages`.
+
+        `stages` maps each stage that ever started to `started`, `finished` (a time or null),
+        `seconds`, `facts` and `parents`.
+
+        Raises:
+            CorruptFileError: the file is damaged.
+        """
+        return read_json(self._run_file)
+
+    def start(self, stage: str) -> None:
+        """Marks a stage as begun, or as continued, by this process, which alone may work on it.
+
+        Raises:
+            RunDirectoryError: another process is at work on this stage.
+        """
+        self._lock(stage)
+        self._began[stage] = time.monotonic()
+        with self._stage(stage) as entry:
+            entry["finished"] = None
+
+    def note(self, stage: str, **facts: Any) -> None:
+        """Adds the seconds since `start` or the last note, and facts; call it at checkpoints, a kill then costs less."""
+        with self._stage(stage) as entry:
+            self._tick(stage, entry)
+            entry["facts"].update(facts)
+
+    def finish(self, stage: str, *, parents: Iterable[Path] = (), **facts: Any) -> None:
+        """Marks a stage as finished.
+
+        Args:
+            stage: The stage that was started.
+            parents: Files that the result was made from; their SHA-256 is recorded.
+            **facts: JSON values to keep, such as counts and rates.
+        """
+        digests = {os.path.relpath(path, self.path): sha256_file(path) for path in parents}
+        with self._stage(stage) as entry:
+            self._tick(stage, entry)
+            entry["finished"] = _now()
+            entry["facts"].update(facts)
+            entry["parents"].update(digests)
+        del self._began[stage]
+        os.close(self._locks.pop(stage))
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage was finished by this or an earlier process."""
+        return bool(self.status()["stages"].get(stage, {}).get("finished"))
+
+    def pause(self) -> None:
+        """Adds the seconds of the stages that this process began and did not finish; call it before giving up."""
+        for stage in self._began:
+            self.note(stage)
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def _run_file(self) -> Path:
+        return self.path / "run.json"
+
+    def _create(self) -> None:
+        """Writes run.json first: a folder that has a config.yaml is complete."""
+        strangers = []
+        if self.path.is_dir():
+            known = {"run.json", ".run.json.tmp", ".config.yaml.tmp", ".locks"}
+            strangers = sorted({file.name for file in self.path.iterdir()} - known)
+        if strangers:
+            raise RunDirectoryError(
+                f"'{self.path}' exists and is no run directory (it holds '{strangers[0]}'); "
+                f"type another name=... or runs=..."
+            )
+        config = self.config
+        write_json(
+            self._run_file,
+            {
+                "name": config.name,
+                "identity": config_identity(config),
+                "created": _now(),
+                "versions": _versions(),
+                "git": _git_state(),
+                "host": {
+                    "cpus": os.cpu_count(),
+                    "machine": platform.machine(),
+                    "system": platform.platform(),
+                },
+                "seeds": {
+                    "frames": config.frames.seed,
+                    "vision": config.vision.seed,
+                    "agents": config.agents.seeds,
+                    "transfer": config.transfer.seed,
+                },
+                "stages": {},
+            },
+        )
+        write_text(self._config_file, to_yaml(config))
+
+    def _refuse_another(self, stored: Config) -> None:
+        changed = differences(stored, self.config)
+        if changed:
+            keys = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+            raise RunDirectoryError(
+                f"run directory '{self.path}' belongs to another configuration ({keys}); "
+                f"type name={_next_name(self.path)} to start a new one, or give the values it was made with"
+            )
+
+    def _lock(self, stage: str) -> None:
+        """Takes the stage's lock, which the system releases when this process ends in whatever way."""
+        if stage in self._locks:
+            return
+        file = self.path / ".locks" / stage.replace("/", "-")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            lock = os.open(file, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write '{file}': {error.strerror}") from error
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise RunDirectoryError(
+                f"another process is at work on '{stage}' in '{self.path}'; wait for it or end it"
+            ) from error
+        self._locks[stage] = lock
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Reads run.json, lends one stage's entry and writes it back, alone among all processes."""
+        with (self.path / ".locks" / "run.json").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            status = self.status()
+            fresh = {
+                "started": _now(),
+                "finished": None,
+                "seconds": 0.0,
+                "facts": {},
+                "parents": {},
+            }
+            yield status["stages"].setdefault(stage, fresh)
+            write_json(self._run_file, status)
+
+    def _tick(self, stage: str, entry: dict[str, Any]) -> None:
+        now = time.monotonic()
+        entry["seconds"] = round(entry["seconds"] + now - self._began[stage], 3)
+        self._began[stage] = now
+
+
+def _stored(path: Path) -> Config:
+    try:
+        return load_config(path / "config.yaml")
+    except ConfigError as error:
+        first = str(error).splitlines()[0]
+        raise RunDirectoryError(
+            f"the configuration in '{path}' cannot be read, it may be of another version of the project: {first}"
+        ) from error
+
+
+def _next_name(path: Path) -> str:
+    """Returns the first of `<name>-2`, `<name>-3` ... that is free beside `path`."""
+    stem = re.sub(r"-\d+$", "", path.name)
+    number = 2
+    while (path.parent / f"{stem}-{number}").exists():
+        number += 1
+    return f"{stem}-{number}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"darla": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Returns the commit of the project's checkout and whether it was changed since; None outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,279 @@
+"""File primitives: what is on disk is whole, or it is refused by name.
+
+Every file is written to a temporary name beside it, flushed to the disk and renamed, so that a
+killed process leaves the old file or the new one and never half of either. Tables grow line by line
+instead (JSON Lines); there a killed process can leave one torn last line, which is cut off, kept
+beside the table and never read as data. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from darla.errors import CorruptFileError, MissingFileError, RunDirectoryError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_DIGEST = "sha256"
+
+
+@contextmanager
+def _disk(verb: str, path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"cannot {verb} '{path}': there is no such file") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RunDirectoryError(f"cannot {verb} '{path}': {reason}") from error
+
+
+def _replace(path: Path, fill: Callable[[Path], object]) -> None:
+    """Lets `fill` write a temporary file beside `path` and renames it to `path`, both flushed to the disk."""
+    with _disk("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            fill(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file whole, or leaves the old one.
+
+    Raises:
+        RunDirectoryError: no permission, no space, or a part of the path is not a folder.
+    """
+    _replace(Path(path), lambda temporary: temporary.write_bytes(data))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file whole; errors as in `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON; numbers that are not finite become null. Errors as in `write_bytes`."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads one JSON file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        CorruptFileError: it is not JSON, for example because it was truncated.
+        RunDirectoryError: it cannot be read.
+    """
+    path = Path(path)
+    with _disk("read", path):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise CorruptFileError(f"'{path}' is not valid JSON ({error})") from error
+
+
+def append_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends one line of JSON per row in a single write that reaches the disk before the function returns.
+
+    A torn last line that an earlier, killed process left is cut off first (see `read_jsonl`).
+
+    Args:
+        path: The table; created with its folders when it is not there.
+        rows: Mappings of JSON values; NumPy scalars are taken as numbers, numbers that are not
+            finite become null.
+
+    Raises:
+        RunDirectoryError: no permission, no space, or a part of the path is not a folder.
+        CorruptFileError: the table holds something else than JSON Lines in its last line but one.
+    """
+    path = Path(path)
+    lines = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode()
+    with _disk("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            whole = _ends_line(file)
+        if not whole:
+            read_jsonl(path, repair=True)
+        with path.open("ab", buffering=0) as file:
+            written = file.write(lines)
+            if written != len(lines):
+                raise OSError(None, "no space left on device")
+            os.fsync(file.fileno())
+
+
+def read_jsonl(path: str | Path, repair: bool = False) -> list[dict[str, Any]]:
+    """Reads a table of JSON objects, one a line.
+
+    Args:
+        path: The table.
+        repair: Whether a torn last line, as a killed process leaves it, is cut off the file. The
+            cut text is kept in `<name>.torn`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        CorruptFileError: a line is not a JSON object; with `repair`, a line before the last one.
+        RunDirectoryError: the file cannot be read, or not be repaired.
+    """
+    path = Path(path)
+    with _disk("read", path):
+        data = path.read_bytes()
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        row = _parse_object(line)
+        if row is not None:
+            rows.append(row)
+            offset += len(line)
+            continue
+        torn = offset + len(line) == len(data)
+        if torn and repair:
+            _cut(path, data, offset)
+            return rows
+        remedy = "; repeat the command that wrote it, which cuts the line off" if torn else ""
+        raise CorruptFileError(f"'{path}', line {number}, is not a JSON object{remedy}")
+    if repair and data and not data.endswith(b"\n"):
+        write_bytes(path, data + b"\n")
+    return rows
+
+
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor | np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes named tensors in the safetensors format, with a checksum of their bytes in the metadata.
+
+    Args:
+        path: The file.
+        tensors: Tensors or arrays of any shape and of any dtype that safetensors knows.
+        metadata: Further text to keep beside them; the key `sha256` is taken.
+
+    Raises:
+        RunDirectoryError: no permission, no space, or a part of the path is not a folder.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {
+        name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()
+    }
+    described = {**(metadata or {}), _DIGEST: _digest(plain)}
+
+    def fill(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary, metadata=described)
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
+
+    _replace(Path(path), fill)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Reads what `save_tensors` wrote and verifies its checksum.
+
+    Returns:
+        The tensors, on the CPU, and the metadata.
+
+    Raises:
+        MissingFileError: there is no such file.
+        CorruptFileError: the file is truncated, altered or of another format.
+        RunDirectoryError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    with _disk("read", path):
+        path.open("rb").close()
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise CorruptFileError(f"'{path}' is truncated or no tensor file ({error})") from error
+    if metadata.pop(_DIGEST, None) != _digest(tensors):
+        raise CorruptFileError(
+            f"'{path}' was altered: its tensors do not have the checksum it was written with"
+        )
+    return tensors, metadata
+
+
+def sha256_file(path: str | Path) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits; errors as in `read_json`."""
+    path = Path(path)
+    with _disk("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Returns `value` in JSON's own types: NumPy numbers and arrays as numbers and lists, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _parse_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _ends_line(file: IO[bytes]) -> bool:
+    """Whether a table is empty or ends with a whole line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _cut(path: Path, data: bytes, offset: int) -> None:
+    """Shortens a table to `offset` bytes and keeps the rest in `<name>.torn`."""
+    torn = path.with_name(f"{path.name}.torn")
+    with _disk("write", torn), torn.open("ab") as file:
+        file.write(data[offset:].rstrip(b"\n") + b"\n")
+        os.fsync(file.fileno())
+    write_bytes(path, data[:offset])
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: a typed tree, read from YAML and overridden by `key=value` words.
+"""The configuration of an experiment: a typed tree, from YAML and `key=value` words.
 
 Every field states its meaning, unit and range, so that `darla config schema` is the reference
 manual. Unknown keys, wrong types and values out of range are collected and reported together.
@@ -33,14 +33,14 @@ AlgorithmName = Literal["dqn"]
 
 
 class Section(BaseModel):
-    """A part of the tree. Unknown keys are errors, and values are never coerced from another type."""
+    """A part of the tree. Unknown keys are errors, and no value is coerced from another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Makes tuples of YAML's lists, and fills a part of a section from the defaults of its place in the tree.
+        """Makes tuples of YAML's lists, and completes a section from the defaults of its place.
 
         The place matters: `optimisation: {images: 1000}` keeps a learning rate of 1e-3 under `dae`,
         1e-4 under `vae`.
@@ -164,11 +164,11 @@ class VAEConfig(Section):
 
 
 class GateConfig(Section):
-    """What the DAE must show before the VAE starts, since the VAE cannot learn what the DAE lost."""
+    """What the DAE must show before the VAE starts, which cannot learn what the DAE lost."""
 
     object_error: PositiveFloat = Field(
         0.5,
-        description="Largest allowed error on object pixels, relative to painting objects away (1.0).",
+        description="Largest allowed error on object pixels; 1.0 is that of painting objects away.",
     )
     action: Literal["stop", "warn"] = Field(
         "warn", description="What happens when the DAE is not good enough."
@@ -185,7 +185,7 @@ class VisionConfig(Section):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile; 'auto' takes it where a C++ compiler is there and the run is long.",
+        description="torch.compile; 'auto': where there is a C++ compiler and the run is long.",
     )
     evaluate_every: PositiveInt = Field(50_000, description="Images between two evaluations.")
     checkpoint_every: PositiveInt = Field(50_000, description="Images between two checkpoints.")
@@ -276,10 +276,10 @@ class Config(Section):
     transfer: TransferConfig = TransferConfig()
 
 
-# -- loading ---------------------------------------------------------------------------------------------------------
+# -- loading ---------------------------------------------------------------------------------------
 
 CONFIGS = "configs"
-"""Folder in which a bare name such as `lab-quick` is looked up: in the working folder, then beside the packages."""
+"""Folder of configurations known by name: in the working folder, then beside the packages."""
 
 NOT_IDENTITY = ("runs", "ray.address", "ray.cpus_per_worker")
 """Keys that say where and by whom the work is done, and change no result."""
@@ -316,12 +316,12 @@ def to_yaml(config: Config) -> str:
 
 
 def config_identity(config: Config) -> str:
-    """Returns a SHA-256 in hexadecimal of everything that can change a result (all but `NOT_IDENTITY`)."""
+    """Returns the SHA-256, in hexadecimal, of everything but `NOT_IDENTITY`."""
     return hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the keys of the identity whose values differ, each with the value in `a` and in `b`."""
+    """Returns the keys of the identity whose values differ, with the values in `a` and `b`."""
     left, right = _identity(a), _identity(b)
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
 
@@ -373,11 +373,11 @@ def _leaves(
             yield f"{prefix}{name}", field, value
 
 
-# -- YAML ------------------------------------------------------------------------------------------------------------
+# -- YAML ------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2 (1e-4 is a number, on and off are words) that refuses duplicate keys."""
+    """YAML with the scalars of version 1.2 (1e-4 is a number, on a word), no duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -394,7 +394,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the words that `_Loader` would not read as words, and writes lists in one line."""
+    """Quotes the words that `_Loader` would not read as words, and writes lists in one line."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -498,7 +498,7 @@ def _override(values: dict[Any, Any], word: str) -> str | None:
     return None
 
 
-# -- messages --------------------------------------------------------------------------------------------------------
+# -- messages --------------------------------------------------------------------------------------
 
 
 def _validated(values: dict[Any, Any], faults: list[str]) -> Config:
@@ -540,13 +540,13 @@ def _unknown(key: str) -> str:
 
 
 def _likeness(given: str, path: str) -> float:
-    """Returns 0..1: how near a path is, three quarters by its last word and one quarter by what leads to it."""
+    """Returns how near a path is, 0..1: by its last word, and a little by what leads there."""
     (above_given, _, last_given), (above, _, last) = given.rpartition("."), path.rpartition(".")
     ratio = difflib.SequenceMatcher(None, last_given, last).ratio()
     return 0.75 * ratio + 0.25 * difflib.SequenceMatcher(None, above_given, above).ratio()
 
 
-def _paths(section: type[Section], prefix: str) -> Iterator[str]:
+def _paths(section: Any, prefix: str) -> Iterator[str]:
     """Yields the paths of all sections and leaves."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"

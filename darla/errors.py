@@ -27,7 +27,7 @@ class RunDirectoryError(DarlaError):
 
 
 class CorruptFileError(DarlaError):
-    """A checkpoint, shard or table on disk that is truncated or does not hold what its name says."""
+    """A checkpoint, shard or table that is truncated or does not hold what its name says."""
 
 
 class MissingFileError(DarlaError):
@@ -39,7 +39,7 @@ class FingerprintError(DarlaError):
 
 
 class DependencyError(DarlaError):
-    """A package, system library or device that a command needs and that this machine does not have."""
+    """A package, system library or device that a command needs and this machine lacks."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one plain line a minute elsewhere. All of it goes to stderr."""
+"""Progress of long work, on stderr: a bar on a terminal, one plain line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Progress:
         return f"{self._done:,}{of}{self._unit}"
 
     def _pace(self, *, left: bool = True) -> str:
-        """Returns the rate since the first update and, with `left`, the time that the rest will take."""
+        """Returns the rate since the first update and, with `left`, the time that is left."""
         if self._mark is None:
             return ""
         began, first = self._mark

@@ -1,4 +1,4 @@
-"""Run directories: one folder per experiment, which knows its configuration and what of it is finished.
+"""Run directories: one folder per experiment, which knows what it is and what is finished.
 
 `run.json` holds, per stage, when it started and finished, the seconds that it took over all its
 processes, facts, and the SHA-256 of the files it was made from. A stage that is finished is not
@@ -116,7 +116,7 @@ class RunDirectory:
         return self.path / "report.html"
 
     def status(self) -> dict[str, Any]:
-        """Returns what `run.json` holds: `name`, `identity`, `versions`, `git`, `host`, `seeds` and `stages`.
+        """Returns what `run.json` holds: `name`, `versions`, `git`, `host`, `seeds`, `stages` ...
 
         `stages` maps each stage that ever started to `started`, `finished` (a time or null),
         `seconds`, `facts` and `parents`.
@@ -138,7 +138,7 @@ class RunDirectory:
             entry["finished"] = None
 
     def note(self, stage: str, **facts: Any) -> None:
-        """Adds the seconds since `start` or the last note, and facts; call it at checkpoints, a kill then costs less."""
+        """Saves facts and the seconds so far; call it at checkpoints, so a kill loses little."""
         with self._stage(stage) as entry:
             self._tick(stage, entry)
             entry["facts"].update(facts)
@@ -165,7 +165,7 @@ class RunDirectory:
         return bool(self.status()["stages"].get(stage, {}).get("finished"))
 
     def pause(self) -> None:
-        """Adds the seconds of the stages that this process began and did not finish; call it before giving up."""
+        """Saves the seconds of the stages that this process began and could not finish."""
         for stage in self._began:
             self.note(stage)
 
@@ -219,11 +219,12 @@ class RunDirectory:
             keys = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
             raise RunDirectoryError(
                 f"run directory '{self.path}' belongs to another configuration ({keys}); "
-                f"type name={_next_name(self.path)} to start a new one, or give the values it was made with"
+                f"type name={_next_name(self.path)} to start a new one, or give the values that "
+                f"it was made with"
             )
 
     def _lock(self, stage: str) -> None:
-        """Takes the stage's lock, which the system releases when this process ends in whatever way."""
+        """Takes the stage's lock, which the system releases however this process ends."""
         if stage in self._locks:
             return
         file = self.path / ".locks" / stage.replace("/", "-")
@@ -247,7 +248,7 @@ class RunDirectory:
         with (self.path / ".locks" / "run.json").open("w") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             status = self.status()
-            fresh = {
+            fresh: dict[str, Any] = {
                 "started": _now(),
                 "finished": None,
                 "seconds": 0.0,
@@ -269,7 +270,8 @@ def _stored(path: Path) -> Config:
     except ConfigError as error:
         first = str(error).splitlines()[0]
         raise RunDirectoryError(
-            f"the configuration in '{path}' cannot be read, it may be of another version of the project: {first}"
+            f"the configuration in '{path}' cannot be read; it may be of another version of the "
+            f"project: {first}"
         ) from error
 
 
@@ -297,7 +299,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Returns the commit of the project's checkout and whether it was changed since; None outside of one."""
+    """Returns the commit of the project's checkout and whether it was changed; None outside one."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -39,7 +39,7 @@ def _disk(verb: str, path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, fill: Callable[[Path], object]) -> None:
-    """Lets `fill` write a temporary file beside `path` and renames it to `path`, both flushed to the disk."""
+    """Lets `fill` write a temporary file beside `path`, flushes it and renames it to `path`."""
     with _disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -73,7 +73,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON; numbers that are not finite become null. Errors as in `write_bytes`."""
+    """Writes indented JSON; numbers that are not finite become null. Errors: see `write_bytes`."""
     write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -95,7 +95,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def append_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends one line of JSON per row in a single write that reaches the disk before the function returns.
+    """Appends one line of JSON per row, in a single write that is flushed to the disk.
 
     A torn last line that an earlier, killed process left is cut off first (see `read_jsonl`).
 
@@ -163,7 +163,7 @@ def save_tensors(
     tensors: Mapping[str, torch.Tensor | np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes named tensors in the safetensors format, with a checksum of their bytes in the metadata.
+    """Writes named tensors in the safetensors format, with a checksum in the metadata.
 
     Args:
         path: The file.
@@ -228,7 +228,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns `value` in JSON's own types: NumPy numbers and arrays as numbers and lists, NaN and infinity as null."""
+    """Returns `value` in JSON's own types: NumPy as numbers and lists, NaN and infinity as null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,0 +1,218 @@
+"""Domains as values: factors of variation, worlds that declare them, and suites of D_U, D_S and D_T.
+
+A *domain* assigns a value to every factor of a world. A *suite* names the three sets of DARLA (1707.08475, section 2):
+D_U (vision learns), D_S (the policy learns) and D_T (zero-shot targets), and refuses to exist when a target is among
+the sources. Nothing here imports a simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from darla.errors import DomainError, did_you_mean
+
+Value = str | float
+
+#: The parts were seen by the encoder, the conjunction was not seen by the policy: DARLA's own claim.
+POLICY_OOD = "policy-ood"
+#: A factor value that the encoder never saw. Never averaged together with `policy-ood`.
+ENCODER_OOD = "encoder-ood"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor of variation: named choices, or a number in a closed interval.
+
+    Attributes:
+        name: Field name, for instance `light`.
+        default: Value of a domain that does not say otherwise; None if every domain must say it.
+        choices: Allowed names, or empty for a number.
+        low: Smallest allowed number.
+        high: Largest allowed number.
+        about: One line for people, with the unit.
+    """
+
+    name: str
+    default: Value | None
+    about: str
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+    def check(self, value: object) -> Value:
+        """Returns the value in its canonical type, or raises DomainError with what is allowed."""
+        if self.choices:
+            if value in self.choices:
+                return str(value)
+            allowed = f"one of {', '.join(self.choices)}{did_you_mean(str(value), self.choices)}"
+        else:
+            try:
+                number = float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                number = float("nan")
+            if self.low <= number <= self.high:
+                return number
+            allowed = f"a number from {self.low:g} to {self.high:g}"
+        raise DomainError(f"factor '{self.name}' is {value!r}, allowed is {allowed}")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """An assignment of all factors of a world. Equal and hashable by its values.
+
+    Attributes:
+        world: Name of the world, the first part of the id.
+        values: (factor, value) for every factor, in the world's order.
+        id: Readable and parseable, for instance `lab/B/hat-can/light=0.7`.
+    """
+
+    world: str
+    values: tuple[tuple[str, Value], ...]
+    id: str = field(compare=False)
+
+    @property
+    def factors(self) -> dict[str, Value]:
+        """The values by factor name."""
+        return dict(self.values)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True)
+class World:
+    """A named list of factors that makes, names and parses domains.
+
+    Factors without a default come first in an id, as bare values; the others appear as `name=value` where they differ
+    from their default.
+    """
+
+    name: str
+    factors: tuple[Factor, ...]
+
+    def domain(self, **values: Value) -> Domain:
+        """Makes a domain; factors that are not given take their default.
+
+        Raises:
+            DomainError: An unknown factor, a missing one, or a value that is not allowed.
+        """
+        names = [factor.name for factor in self.factors]
+        for name in values:
+            if name not in names:
+                raise DomainError(
+                    f"world '{self.name}' has no factor '{name}'{did_you_mean(name, names)}; "
+                    f"it has {', '.join(names)}"
+                )
+        chosen: list[tuple[str, Value]] = []
+        words = [self.name]
+        for factor in self.factors:
+            given = values.get(factor.name, factor.default)
+            if given is None:
+                raise DomainError(f"a domain of '{self.name}' must name its {factor.name}")
+            value = factor.check(given)
+            chosen.append((factor.name, value))
+            if factor.default is None:
+                words.append(str(value))
+            elif value != factor.default:
+                words.append(f"{factor.name}={value if isinstance(value, str) else f'{value:g}'}")
+        return Domain(self.name, tuple(chosen), "/".join(words))
+
+    def parse(self, text: str) -> Domain:
+        """The domain with this id; the inverse of `Domain.id`.
+
+        Raises:
+            DomainError: The text is not an id of this world.
+        """
+        world, *words = text.split("/")
+        if world != self.name:
+            raise DomainError(f"domain '{text}' is not of world '{self.name}'")
+        required = [factor.name for factor in self.factors if factor.default is None]
+        if len(words) < len(required):
+            example = "/".join([self.name, *(f.choices[0] for f in self.factors if f.default is None)])
+            raise DomainError(f"domain '{text}' is too short, an example is '{example}'")
+        values: dict[str, Value] = dict(zip(required, words, strict=False))
+        for word in words[len(required) :]:
+            name, equals, value = word.partition("=")
+            if not equals:
+                raise DomainError(f"in domain '{text}', '{word}' is not of the form factor=value")
+            values[name] = value
+        return self.domain(**values)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The sets D_U, D_S and D_T of one experiment.
+
+    Attributes:
+        name: Name in configurations.
+        about: One line for people.
+        world: The world that all domains belong to.
+        d_u: Domains whose frames train the vision.
+        d_s: Domains in which the policy learns.
+        d_t: Domains of zero-shot scoring.
+    """
+
+    name: str
+    about: str
+    world: World
+    d_u: tuple[Domain, ...]
+    d_s: tuple[Domain, ...]
+    d_t: tuple[Domain, ...]
+
+    def __post_init__(self) -> None:
+        """Raises DomainError if a target is among the sources, or a set is empty or repeats a domain."""
+        for label, domains in (("D_U", self.d_u), ("D_S", self.d_s), ("D_T", self.d_t)):
+            if not domains:
+                raise DomainError(f"suite '{self.name}' has no domain in {label}")
+            if len(set(domains)) < len(domains):
+                raise DomainError(f"suite '{self.name}' names a domain twice in {label}")
+        shared = [domain.id for domain in self.d_t if domain in self.d_s]
+        if shared:
+            raise DomainError(
+                f"suite '{self.name}': {', '.join(shared)} is both source and target; a target must never be trained on"
+            )
+
+    def tags(self, domain: Domain) -> tuple[str, ...]:
+        """Tags of a domain: `source`, or `target` with `policy-ood` or `encoder-ood`.
+
+        A target is `encoder-ood` as soon as one of its factor values occurs in no domain of D_U.
+        """
+        tags: list[str] = []
+        if domain in self.d_u:
+            tags.append("vision")
+        if domain in self.d_s:
+            tags.append("source")
+        if domain in self.d_t:
+            seen = {value for member in self.d_u for value in member.values}
+            known = all(value in seen for value in domain.values)
+            tags += ["target", POLICY_OOD if known else ENCODER_OOD]
+        return tuple(tags)
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Every domain once, sources first, then targets, then what only the vision saw."""
+        return tuple(dict.fromkeys((*self.d_s, *self.d_t, *self.d_u)))
+
+    def domain(self, text: str) -> Domain:
+        """The domain of this suite with this id.
+
+        Raises:
+            DomainError: The suite has no such domain.
+        """
+        ids = {domain.id: domain for domain in self.domains}
+        if text not in ids:
+            raise DomainError(
+                f"suite '{self.name}' has no domain '{text}'{did_you_mean(text, ids)}; it has {', '.join(ids)}"
+            )
+        return ids[text]
+
+
+def product(world: World, **choices: Iterable[Any]) -> tuple[Domain, ...]:
+    """Every combination of the given factor values, the first factor varying slowest."""
+    rows: list[Mapping[str, Value]] = [{}]
+    for name, values in choices.items():
+        options = list(values)
+        rows = [{**row, name: value} for row in rows for value in options]
+    return tuple(world.domain(**row) for row in rows)

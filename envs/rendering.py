@@ -1,0 +1,49 @@
+"""One OpenGL context per process, off screen, shared by every environment in it.
+
+MuJoCo needs EGL (or OSMesa) on a machine without a display; the backend is chosen when `mujoco` is first imported, so
+this module sets `MUJOCO_GL=egl` where nothing else was asked for. Mesa's software rasteriser is fastest without
+threads of its own at these sizes, hence `LP_NUM_THREADS=0`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from darla.errors import DependencyError
+
+GL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
+REMEDY = (
+    f"no off-screen OpenGL: install it with 'apt-get install {GL_PACKAGES}' and check with 'darla doctor' "
+    "(MUJOCO_GL=osmesa with libosmesa6 works too)"
+)
+
+_context: Any = None
+
+
+def import_mujoco() -> Any:
+    """Imports `mujoco` with an off-screen backend and makes this process's GL context current.
+
+    Returns:
+        The `mujoco` module.
+
+    Raises:
+        DependencyError: No OpenGL library, or no context, with the packages to install.
+    """
+    global _context
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        if os.environ["MUJOCO_GL"] == "egl":
+            os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    try:
+        import mujoco
+
+        if _context is None:
+            # Off-screen buffers belong to each MjrContext; the window of the context itself is never drawn to.
+            _context = mujoco.GLContext(16, 16)
+            _context.make_current()
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        raise DependencyError(f"{REMEDY}; the cause: {error}") from error
+    return mujoco

@@ -1,0 +1,69 @@
+"""The suites: which domains the vision sees (D_U), the policy learns in (D_S), and transfer is scored on (D_T)."""
+
+from __future__ import annotations
+
+from darla.errors import DomainError, did_you_mean
+from envs.domains import Suite, product
+from envs.lab import LAB
+
+_ROOMS_AND_PAIRS = product(LAB, room=("A", "B"), pair=("hat-can", "cake-balloon"))
+_TARGET = LAB.domain(room="B", pair="hat-can")
+_SOURCES = tuple(domain for domain in _ROOMS_AND_PAIRS if domain != _TARGET)
+
+#: One encoder-ood shift at a time, away from the values that every domain of D_U shares.
+_SHIFTS: tuple[dict[str, str | float], ...] = (
+    {"walls": "grey"},
+    {"walls": "purple"},
+    {"floor": "grey"},
+    {"floor": "brown"},
+    {"objects": "pastel"},
+    {"light": 0.6},
+    {"light": 1.25},
+    {"height": 0.8},
+    {"pitch": 14.0},
+    {"fov": 85.0},
+)
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "lab",
+            "the paper's transfer: hats and cans in room B, where the policy saw only cakes and balloons",
+            LAB,
+            d_u=_ROOMS_AND_PAIRS,
+            d_s=_SOURCES,
+            d_t=(_TARGET,),
+        ),
+        Suite(
+            "lab-minimal",
+            "the same, but the vision too never saw hats and cans in room B",
+            LAB,
+            d_u=_SOURCES,
+            d_s=_SOURCES,
+            d_t=(_TARGET,),
+        ),
+        Suite(
+            "lab-looks",
+            "the paper's target and, one at a time, looks that the encoder never saw",
+            LAB,
+            d_u=_ROOMS_AND_PAIRS,
+            d_s=_SOURCES,
+            d_t=(
+                _TARGET,
+                *(LAB.domain(room="B", pair="cake-balloon", **shift) for shift in _SHIFTS),
+            ),
+        ),
+    )
+}
+
+
+def get_suite(name: str) -> Suite:
+    """The suite with this name.
+
+    Raises:
+        DomainError: There is none; the message lists those that are.
+    """
+    if name not in SUITES:
+        raise DomainError(f"unknown suite '{name}'{did_you_mean(name, SUITES)}; there are {', '.join(SUITES)}")
+    return SUITES[name]

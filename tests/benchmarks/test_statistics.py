@@ -82,7 +82,7 @@ def test_domains_are_strata() -> None:
 
 
 def test_gap_is_paired_by_seed() -> None:
-    """Seeds differ widely, but each of them loses exactly 2: the gap is certain although both scores are not."""
+    """Seeds differ widely, but each loses exactly 2: the gap is certain, the scores are not."""
     source = seeds_of(np.array([[1.0] * 20, [5.0] * 20, [9.0] * 20]), "s")
     target = seeds_of(np.array([[-1.0] * 20, [3.0] * 20, [7.0] * 20]), "t")
     gap = paired_gap(source, target, rng())

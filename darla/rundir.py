@@ -129,11 +129,13 @@ class RunDirectory:
     def start(self, stage: str) -> None:
         """Marks a stage as begun, or as continued, by this process, which alone may work on it.
 
+        A stage that this process has begun already stays as it is.
+
         Raises:
             RunDirectoryError: another process is at work on this stage.
         """
         self._lock(stage)
-        self._began[stage] = time.monotonic()
+        self._began.setdefault(stage, time.monotonic())
         with self._stage(stage) as entry:
             entry["finished"] = None
 
@@ -157,8 +159,9 @@ class RunDirectory:
             entry["finished"] = _now()
             entry["facts"].update(facts)
             entry["parents"].update(digests)
-        del self._began[stage]
-        os.close(self._locks.pop(stage))
+        self._began.pop(stage, None)
+        if stage in self._locks:
+            os.close(self._locks.pop(stage))
 
     def finished(self, stage: str) -> bool:
         """Whether a stage was finished by this or an earlier process."""
@@ -260,7 +263,7 @@ class RunDirectory:
 
     def _tick(self, stage: str, entry: dict[str, Any]) -> None:
         now = time.monotonic()
-        entry["seconds"] = round(entry["seconds"] + now - self._began[stage], 3)
+        entry["seconds"] = round(entry["seconds"] + now - self._began.get(stage, now), 3)
         self._began[stage] = now
 
 

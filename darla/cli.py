@@ -1,0 +1,531 @@
+"""The command line: `darla run`, its three stages one by one, and what helps around them.
+
+This module alone sees all packages, and imports each inside the command that needs it, so that
+`darla --help` answers at once. It prints answers to stdout, progress and errors to stderr.
+
+Exit status: 0; 1, a defect; 2, an error that the user can mend, in one line; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from darla.errors import (
+    ConfigError,
+    DarlaError,
+    DependencyError,
+    MissingFileError,
+    RunDirectoryError,
+    did_you_mean,
+)
+
+if TYPE_CHECKING:
+    from agents.cells import Cell
+    from darla.config import Config
+    from darla.rundir import RunDirectory
+    from envs.domains import Suite
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+ConfigWord = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="A YAML file, or the name of one in configs/.", show_default=False
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace those of the file.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+app = typer.Typer(
+    help=(
+        "Learn to see, learn to act, transfer zero-shot.\n\n"
+        "A run has three stages: pretrain (vision, on frames of D_U), train (a policy, in D_S) "
+        "and transfer (scores in D_T, which the policy never saw). `darla run` does all three; "
+        "the same command again continues where it stopped."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(
+    help="Shows the values of a configuration, or every key.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """Runs the command line and exits with its status."""
+    app()
+
+
+def _command(parent: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Any]:
+    """Registers a command with an example in its help, `--debug`, and errors of one line."""
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(body, eval_str=True)
+        debug = inspect.Parameter(
+            "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
+        )
+
+        @functools.wraps(body)
+        def command(*, debug: bool, **given: Any) -> None:
+            status = _guarded(functools.partial(body, **given), debug)
+            if status:
+                raise typer.Exit(status)
+
+        parameters = [*signature.parameters.values(), debug]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        parent.command(name, epilog=f"Example: {example}")(command)
+        return body
+
+    return register
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> int:
+    """Runs a command's body and returns the exit status; errors are said in one line on stderr."""
+    try:
+        work()
+    except DarlaError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"darla: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "darla: interrupted; repeat the command to continue where it stopped", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        hint = "" if debug else ": run again with --debug"
+        print(f"darla: {type(error).__name__}: {text}; this is a defect{hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# -- the three stages ------------------------------------------------------------------------------
+
+
+@_command(app, "run", "darla run lab-quick agents.seeds=[0,1] name=two-seeds")
+def run_command(
+    config: ConfigWord, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Runs the three stages and writes the report.
+
+    What is finished is not repeated, what was interrupted continues. At the end it prints the
+    table of scores; all results lie in RUNS/NAME/.
+    """
+    from agents.cells import cells_of
+    from benchmarks.report import write_report
+
+    tree = _load(config, overrides)
+    cells = cells_of(tree)
+    _check_machine(tree)
+    with _opened(tree) as run:
+        _check_room(run)
+        _pretrain(run, quiet)
+        _train(run, cells, quiet)
+        results = _transfer(run, cells, quiet)
+        _stage(run, "report", True, lambda: write_report([run.path], run.report))
+        _answer(results, as_json)
+        _say(quiet, f"report: {run.report}")
+
+
+@_command(app, "pretrain", "darla pretrain lab-quick vision.vae.beta=2 name=beta-2")
+def pretrain_command(
+    config: ConfigWord, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Stage 1, learn to see: frames of D_U, DAE, beta-VAE.
+
+    Collects the frames with an exploration policy, trains the denoising autoencoder on them, then
+    the beta-VAE in its feature space. What is finished is not repeated.
+    """
+    tree = _load(config, overrides)
+    _check_machine(tree)
+    with _opened(tree) as run:
+        _check_room(run)
+        _pretrain(run, quiet)
+        facts = {stage: run.status()["stages"][stage]["facts"] for stage in ("frames", "vision")}
+        _print(facts, as_json)
+
+
+@_command(app, "train", "darla train lab-quick --perception darla --seed 0")
+def train_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    algorithm: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this algorithm; may be repeated.", show_default=False),
+    ] = None,
+    perception: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this perception; may be repeated.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this seed; may be repeated.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 2, learn to act: policies in D_S.
+
+    Trains every cell of the configuration, or those named. A cell is one algorithm on one
+    perception with one seed.
+    """
+    from agents.cells import cells_of
+
+    tree = _load(config, overrides)
+    cells = _narrowed(cells_of(tree), algorithm=algorithm, perception=perception, seed=seed)
+    _check_machine(tree, gl=any(cell.perception != "factors" for cell in cells))
+    with _opened(tree) as run:
+        _train(run, cells, quiet)
+        stages = run.status()["stages"]
+        _print({cell.id: stages[f"train/{cell.id}"]["facts"] for cell in cells}, as_json)
+
+
+@_command(app, "transfer", "darla transfer lab-quick")
+def transfer_command(
+    config: ConfigWord, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Stage 3, transfer: zero-shot scores in D_T.
+
+    Scores every trained cell, without further learning, in D_S and D_T and prints the table.
+    """
+    from agents.cells import cells_of
+
+    tree = _load(config, overrides)
+    cells = cells_of(tree)
+    with _opened(tree, create=False) as run:
+        left = [cell.id for cell in cells if not run.finished(f"train/{cell.id}")]
+        if left:
+            raise MissingFileError(
+                f"not trained yet in '{run.path}': {', '.join(left)}; run `darla train` first"
+            )
+        _check_machine(tree)
+        _answer(_transfer(run, cells, quiet), as_json)
+
+
+@_command(app, "report", "darla report runs/lab-quick")
+def report_command(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="HTML",
+            help="The page to write; of a single run it is RUN/report.html by default.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Writes the report of run directories.
+
+    Makes results.json and results.csv of each anew from the scores that are there, and one page
+    of all of them.
+    """
+    from benchmarks.report import write_report
+    from benchmarks.results import write_results
+    from darla.rundir import RunDirectory
+
+    opened = [RunDirectory.load(path) for path in runs]
+    if output is None and len(opened) > 1:
+        raise ConfigError("a report of several runs needs a name: add -o report.html")
+    page = output or opened[0].report
+    if page.suffix != ".html":
+        raise ConfigError(f"'{page}' must end in .html")
+    for run in opened:
+        write_results(run)
+    write_report([run.path for run in opened], page)
+    _print({"report": str(page)}, as_json)
+
+
+# -- around them -----------------------------------------------------------------------------------
+
+
+@_command(app, "domains", "darla domains lab-quick -o sheet.png")
+def domains_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="PNG", help="Draw what every domain looks like."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Lists or draws the domains of a suite.
+
+    Tags: vision (in D_U), source (in D_S), target (in D_T); a target is policy-ood (the vision saw
+    its parts) or encoder-ood (it has a part that the vision never saw).
+    """
+    from envs.suites import get_suite
+
+    tree = _load(config, overrides)
+    suite = get_suite(tree.suite)
+    if output is not None:
+        _check_png(output)
+        from envs.sheet import draw_sheet
+
+        draw_sheet(tree, output)
+    if as_json:
+        rows = [{"id": d.id, "tags": suite.tags(d), "factors": d.factors} for d in suite.domains]
+        _print({"suite": suite.name, "domains": rows}, as_json)
+    else:
+        _print_domains(suite)
+
+
+@_command(app, "doctor", "darla doctor")
+def doctor_command(as_json: Json = False) -> None:
+    """Says what this machine lacks, with remedies.
+
+    Looks at OpenGL, torch, Ray, a compiler, versions, cores and disk. Exit status 2 when
+    something is broken that a command needs.
+    """
+    from darla.doctor import diagnose
+
+    checks = diagnose()
+    if as_json:
+        _print({"checks": [vars(check) for check in checks]}, as_json)
+    else:
+        for check in checks:
+            print(f"{check.state:8} {check.name:9} {check.found}")
+            if check.remedy:
+                print(f"{'':18} -> {check.remedy}")
+    broken = [check.name for check in checks if check.state == "broken"]
+    if broken:
+        raise DependencyError(f"broken: {', '.join(broken)}")
+
+
+@_command(config_app, "show", "darla config show lab-quick vision.vae.beta=2")
+def show_command(config: ConfigWord, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Prints every value of a configuration, defaults included."""
+    from darla.config import to_yaml
+
+    tree = _load(config, overrides)
+    if as_json:
+        _print(tree.model_dump(mode="json"), as_json)
+    else:
+        print(to_yaml(tree), end="")
+
+
+@_command(config_app, "schema", "darla config schema")
+def schema_command(as_json: Json = False) -> None:
+    """Prints every key with its type, range, default and meaning."""
+    from darla.config import schema
+
+    rows = schema()
+    if as_json:
+        _print([vars(row) for row in rows], as_json)
+        return
+    for row in rows:
+        setting = f"{row.key}: {row.default or '(required)'}"
+        print(f"{setting:46}  {row.allowed}\n    {row.description}")
+
+
+# -- stages ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(config: Config, *, create: bool = True) -> Iterator[RunDirectory]:
+    """Opens the run directory of a configuration and saves, whatever happens, the time used."""
+    from darla.rundir import RunDirectory
+
+    run = RunDirectory.open(config, create=create)
+    try:
+        yield run
+    finally:
+        run.pause()
+
+
+def _pretrain(run: RunDirectory, quiet: bool) -> None:
+    from darla.vision.pretrain import train_vision
+    from envs.collect import collect_frames
+
+    _stage(run, "frames", quiet, lambda: collect_frames(run.config, run, quiet=quiet))
+    _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
+
+
+def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
+    from agents.training import train_cell
+
+    for cell in cells:
+        work = functools.partial(train_cell, run.config, run, cell, quiet=quiet)
+        _stage(run, f"train/{cell.id}", quiet, work, parents=run.vision.glob("*.safetensors"))
+
+
+def _transfer(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> dict[str, Any]:
+    from benchmarks.results import write_results
+    from benchmarks.transfer import score_transfer
+
+    score_transfer(run.config, run, cells, quiet=quiet)
+    return write_results(run)
+
+
+def _stage(
+    run: RunDirectory,
+    stage: str,
+    quiet: bool,
+    work: Callable[[], dict[str, Any] | None],
+    *,
+    parents: Iterable[Path] = (),
+) -> None:
+    """Does the work of a stage that is not finished, and records what it returns as facts."""
+    if run.finished(stage):
+        _say(quiet, f"{stage}: finished before")
+        return
+    run.start(stage)
+    facts = work() or {}
+    run.finish(stage, parents=parents, **facts)
+
+
+def _narrowed(cells: Sequence[Cell], **wanted: Sequence[Any] | None) -> list[Cell]:
+    """Returns the cells whose attributes are among those wanted; None wants all."""
+    for attribute, values in wanted.items():
+        known = dict.fromkeys(getattr(cell, attribute) for cell in cells)
+        for value in values or []:
+            if value not in known:
+                names = [str(name) for name in known]
+                raise ConfigError(
+                    f"this configuration has no {attribute} '{value}'"
+                    f"{did_you_mean(str(value), names)}; it has {', '.join(names)}"
+                )
+    return [
+        cell
+        for cell in cells
+        if all(not values or getattr(cell, key) in values for key, values in wanted.items())
+    ]
+
+
+# -- what can be seen before the long work starts --------------------------------------------------
+
+
+def _load(config: str, overrides: Sequence[str] | None) -> Config:
+    """Reads a configuration and refuses names that only the packages above its tree know."""
+    from darla.config import load_config
+    from envs.suites import get_suite
+
+    tree = load_config(config, overrides or [])
+    get_suite(tree.suite)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", tree.vision.device):
+        raise ConfigError(
+            f"'vision.device' must be auto, cpu, cuda or cuda:N, not '{tree.vision.device}'"
+        )
+    return tree
+
+
+def _check_machine(config: Config, *, gl: bool = True) -> None:
+    """Refuses work that this machine cannot do."""
+    if gl:
+        from darla.doctor import check_gl
+
+        found = check_gl()
+        if found.state == "broken":
+            raise DependencyError(f"{found.found}; {found.remedy}")
+    if config.vision.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise DependencyError(
+                f"'vision.device' is '{config.vision.device}' and torch sees no CUDA device; "
+                "type vision.device=cpu"
+            )
+
+
+def _check_room(run: RunDirectory) -> None:
+    """Refuses to start a run whose frames and replays the disk cannot hold."""
+    if run.finished("frames"):
+        return
+    config = run.config
+    frame = config.environment.size**2 * 3
+    needed = config.frames.count * frame
+    if "pixels" in config.agents.perceptions:
+        needed += 2 * config.agents.dqn.replay * frame
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        raise RunDirectoryError(
+            f"'{run.path}' needs up to {needed / 2**30:.1f} GiB and its disk has "
+            f"{free / 2**30:.1f} GiB free; give runs=FOLDER elsewhere"
+        )
+
+
+def _check_png(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"'{path}' must end in .png")
+    if path.is_dir():
+        raise ConfigError(f"'{path}' is a folder; give the name of a PNG file")
+    if path.is_file() and path.read_bytes()[: len(PNG)] != PNG:
+        raise ConfigError(f"'{path}' exists and is no PNG picture; it is left alone")
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _print(value: Any, as_json: bool) -> None:
+    """Prints an answer as JSON, or as YAML, which reads better."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    import yaml
+
+    print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+
+
+def _answer(results: dict[str, Any], as_json: bool) -> None:
+    """Prints scores as a table."""
+    if as_json:
+        _print(results, as_json)
+        return
+    from rich.console import Console
+
+    from benchmarks.results import terminal_table
+
+    Console().print(terminal_table(results))
+
+
+def _print_domains(suite: Suite) -> None:
+    width = max(len(domain.id) for domain in suite.domains)
+    print(f"{suite.name}: {suite.about}")
+    for domain in suite.domains:
+        print(f"  {domain.id:{width}}  {', '.join(suite.tags(domain))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Learning to act: reinforcement-learning algorithms on a perception, with Ray actors as workers."""

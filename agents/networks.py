@@ -1,0 +1,130 @@
+"""The network that gives action values, on latents and on pixels, with all its parameters in one vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+
+def _initialise(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+    """Fills a layer as torch does by default, uniform in +-1/sqrt(inputs), from a generator of its own."""
+    bound = 1.0 / math.sqrt(layer.weight[0].numel())
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        if layer.bias is not None:
+            layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+class ConvTrunk(nn.Module):
+    """Four convolutions and one fully connected layer, the shape of the vision's encoder.
+
+    Args:
+        shape: (height, width, channels) of a frame; height and width at least 16.
+    """
+
+    filters = (32, 32, 64, 64)
+    features = 256
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        height, width, channels = shape
+        layers: list[nn.Module] = []
+        for filters in self.filters:
+            layers += [skip_init(nn.Conv2d, channels, filters, 4, stride=2, padding=1), nn.ReLU()]
+            height, width, channels = height // 2, width // 2, filters
+        if height < 1 or width < 1:
+            raise ValueError(f"frames of {tuple(shape)} are too small: at least 16 x 16 pixels")
+        dense = skip_init(nn.Linear, height * width * channels, self.features)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), dense, nn.ReLU())
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, 256]."""
+        # The permuted view is already laid out as channels_last, which convolutions prefer on a CPU.
+        return self.layers(frames.permute(0, 3, 1, 2).float() / 255.0)
+
+
+class QNetwork(nn.Module):
+    """Action values: a multi-layer perceptron, behind a convolutional trunk where observations are frames.
+
+    All parameters are views of the one vector `parameters_vector`, and their gradients of `gradient_vector`: optimiser
+    steps, clipping, copies to the target network and messages to workers are single operations.
+
+    Args:
+        shape: shape of one observation: (D,) latents, or (H, W, C) frames.
+        actions: number of discrete actions.
+        hidden: widths of the hidden layers.
+        generator: source of the initial weights; None leaves them to `load_weights`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        actions: int,
+        hidden: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.actions, self.hidden = tuple(shape), actions, tuple(hidden)
+        layers: list[nn.Module] = []
+        if len(self.shape) == 3:
+            layers.append(ConvTrunk(self.shape))
+            width = ConvTrunk.features
+        else:
+            (width,) = self.shape
+        for units in self.hidden:
+            layers += [skip_init(nn.Linear, width, units), nn.ReLU()]
+            width = units
+        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, width, actions))
+        for layer in self.modules():
+            if generator is not None and isinstance(layer, nn.Linear | nn.Conv2d):
+                _initialise(layer, generator)
+        self.parameters_vector = nn.utils.parameters_to_vector(self.parameters()).detach()
+        self.gradient_vector = torch.zeros_like(self.parameters_vector)
+        start = 0
+        for parameter in self.parameters():
+            end = start + parameter.numel()
+            parameter.data = self.parameters_vector[start:end].view_as(parameter)
+            parameter.grad = self.gradient_vector[start:end].view_as(parameter)
+            start = end
+
+    def __reduce__(self) -> tuple:
+        """Pickles the parameters once, and makes them views of one vector again."""
+        return _rebuild, (self.shape, self.actions, self.hidden, self.weights())
+
+    @property
+    def on_frames(self) -> bool:
+        """Whether observations are uint8 frames."""
+        return len(self.shape) == 3
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [B, D], or uint8 [B, H, W, C] in 0..255, to action values float32 [B, actions]."""
+        return self.layers(observations)
+
+    def weights(self) -> np.ndarray:
+        """Returns a copy of all parameters, float32 [P]."""
+        return self.parameters_vector.numpy().copy()
+
+    def load_weights(self, weights: np.ndarray | torch.Tensor) -> None:
+        """Overwrites all parameters with float32 [P], as given by `weights` of an equal network.
+
+        Raises:
+            ValueError: the number of parameters differs.
+        """
+        if tuple(weights.shape) != tuple(self.parameters_vector.shape):
+            raise ValueError(
+                f"{tuple(weights.shape)} parameters for a network of {tuple(self.parameters_vector.shape)}"
+            )
+        self.parameters_vector.numpy()[:] = weights
+
+
+def _rebuild(
+    shape: tuple[int, ...], actions: int, hidden: tuple[int, ...], weights: np.ndarray
+) -> QNetwork:
+    network = QNetwork(shape, actions, hidden)
+    network.load_weights(weights)
+    return network

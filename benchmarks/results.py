@@ -250,10 +250,10 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> str:
     text = f"Zero-shot in the target, {row['algorithm'].upper()} on {_vision(row)} scores"
     text += f" {format_estimate(row['target'])}"
     if rival is not None and rival is not row:
-        text += f": {_comparison(row['target'], rival['target'])} {_vision(rival)},"
-        text += f" {format_estimate(rival['target'])}, {_budgets(row, rival)}"
+        text += f", {_comparison(row['target'], rival['target'])} {_vision(rival)}"
+        text += f" {_budgets(row, rival)}"
     if row["gap"]:
-        text += f"; from source to target it {_cost(row['gap'])}"
+        text += f"; {_cost(row['gap'])}"
     return f"{text} (95 % intervals; {_evidence(row['target'])})."
 
 
@@ -438,23 +438,23 @@ def _comparison(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     difference = ours["mean"] - theirs["mean"]
     if ours["ci95"][0] > theirs["ci95"][1] or ours["ci95"][1] < theirs["ci95"][0]:
         return f"{number(abs(difference))} {'more' if difference > 0 else 'less'} than on"
-    return "not told apart from that on"
+    return f"not told apart from {format_estimate(theirs)} on"
 
 
 def _budgets(row: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
     if row["frames"] == rival["frames"]:
         return "after the same frames in the source"
-    theirs, ours = grouped(rival["frames"]), grouped(row["frames"])
-    return f"which had {theirs} frames in the source against {ours}"
+    return f"after {grouped(row['frames'])} against {grouped(rival['frames'])} frames in the source"
 
 
 def _cost(gap: Mapping[str, Any]) -> str:
     low, high = gap["ci95"]
     if low <= 0 <= high:
-        return f"changes within noise, {format_estimate(gap)}"
+        return f"the gap to its source, {format_estimate(gap)}, is within noise"
     if gap["mean"] > 0:
-        return f"loses {format_estimate(gap)}"
-    return f"gains {format_estimate({'mean': -gap['mean'], 'ci95': (-high, -low)})}"
+        return f"from source to target it loses {format_estimate(gap)}"
+    gain = {"mean": -gap["mean"], "ci95": (-high, -low)}
+    return f"from source to target it gains {format_estimate(gain)}"
 
 
 def _evidence(entry: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Learning to act: reinforcement-learning algorithms on a perception, with Ray actors as workers."""
+"""Learning to act: reinforcement learning on a perception, with Ray actors as workers."""

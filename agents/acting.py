@@ -1,6 +1,7 @@
 """Acting: the one way in which training, evaluation, scoring and replays let a policy play.
 
-`play_episodes` plays in one process; `agents.worker.WorkerPool.evaluate` spreads it over Ray actors.
+`play_episodes` plays in one process; `agents.worker.WorkerPool.evaluate` spreads it over Ray
+actors.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 
 from agents.cells import Cell
 from agents.networks import QNetwork
 from agents.seeding import numpy_generator
-from darla.errors import CorruptFileError, FingerprintError, MissingFileError
+from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors, save_tensors
 
@@ -68,7 +70,8 @@ class Policy:
         if perception.fingerprint != self.perception_fingerprint:
             raise FingerprintError(
                 f"this policy was trained on perception {self.perception_fingerprint[:12]}, not on "
-                f"'{perception.name}' {perception.fingerprint[:12]}: the vision has changed since; train anew"
+                f"'{perception.name}' {perception.fingerprint[:12]}: the vision has "
+                "changed since; train anew"
             )
 
 
@@ -91,6 +94,18 @@ class Episode:
     env: int
     episode: int
     seed: int
+
+
+def action_count(vector: VectorEnv) -> int:
+    """Returns the number of discrete actions of an environment.
+
+    Raises:
+        ConfigError: its actions are not discrete.
+    """
+    space = vector.single_action_space
+    if not isinstance(space, Discrete):
+        raise ConfigError(f"this algorithm needs discrete actions, the environment has {space}")
+    return int(space.n)
 
 
 def observe(perception: Perception, frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
@@ -134,7 +149,7 @@ def play_episodes(
     epsilon: float,
     seed: int,
 ) -> list[Episode]:
-    """Plays exactly the first episodes of every sub-environment, so that short ones are not favoured.
+    """Plays exactly the first episodes of every sub-environment: short ones are not favoured.
 
     Args:
         policy: what acts; None is the uniform random policy.
@@ -156,7 +171,7 @@ def play_episodes(
         policy.check(perception)
     count = vector.num_envs
     quota = np.broadcast_to(np.asarray(episodes_per_env), count)
-    actions_count = int(vector.single_action_space.n)
+    choices = action_count(vector)
     rng = numpy_generator(seed, "actions")
     frames, info = vector.reset(seed=seed)
     domain = np.array(info["domain"])
@@ -164,7 +179,7 @@ def play_episodes(
     episodes: list[Episode] = []
     while (played < quota).any():
         if policy is None or perception is None:
-            actions = rng.integers(actions_count, size=count)
+            actions = rng.integers(choices, size=count)
         else:
             actions = policy.act(observe(perception, frames, info), epsilon=epsilon, rng=rng)
         frames, rewards, terminated, truncated, info = vector.step(actions)

@@ -15,7 +15,7 @@ class Cell:
     Attributes:
         algorithm: name of the algorithm, such as `dqn`.
         perception: name of the perception, such as `darla`.
-        seed: seed of initial weights, exploration, replay and layouts; also of the perception where it has seeds.
+        seed: seed of initial weights, exploration, batches and layouts.
     """
 
     algorithm: str

@@ -1,4 +1,4 @@
-"""DQN's learner: Q-learning from replayed transitions (Mnih et al. 2015) with double estimates and n-step returns."""
+"""DQN's learner: Q-learning from a replay (Mnih et al. 2015), double, with n-step returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 17
 
 
 def epsilon_at(decision: int | np.ndarray, decisions: int, config: DQNConfig) -> np.ndarray:
-    """Returns the share of random actions at a decision, in [0, 1]: 1 in the warm-up, then on a linear schedule.
+    """Returns the share of random actions: 1 in the warm-up, then on a linear schedule.
 
     Args:
         decision: decisions taken before, over all environments.
@@ -89,7 +89,7 @@ class Learner:
         block = max(1, _BLOCK_BYTES // (config.batch * row))
         sums, done = torch.zeros(2), 0
         while done < updates:
-            # Several batches are drawn at once, since their target values need the target network only.
+            # Several batches at once: their target values need the target network only.
             count = min(
                 updates - done, block, config.target_period - self.updates % config.target_period
             )
@@ -116,7 +116,7 @@ class Learner:
         }
 
     def counters(self) -> dict:
-        """Returns what `state` leaves out, as JSON values: the number of updates and the generator."""
+        """Returns what `state` leaves out, as JSON values."""
         return {"updates": self.updates, "rng": self._rng.bit_generator.state}
 
     def load(self, state: dict[str, torch.Tensor], counters: dict) -> None:

@@ -1,4 +1,4 @@
-"""The network that gives action values, on latents and on pixels, with all its parameters in one vector."""
+"""The network of action values, on latents or frames, with all its parameters in one vector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils import skip_init
 
 
 def _initialise(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
-    """Fills a layer as torch does by default, uniform in +-1/sqrt(inputs), from a generator of its own."""
+    """Fills a layer as torch does by default, uniform in +-1/sqrt(inputs)."""
     bound = 1.0 / math.sqrt(layer.weight[0].numel())
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
@@ -44,15 +44,16 @@ class ConvTrunk(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, 256]."""
-        # The permuted view is already laid out as channels_last, which convolutions prefer on a CPU.
+        # The permuted view is laid out as channels_last, which convolutions prefer on a CPU.
         return self.layers(frames.permute(0, 3, 1, 2).float() / 255.0)
 
 
 class QNetwork(nn.Module):
-    """Action values: a multi-layer perceptron, behind a convolutional trunk where observations are frames.
+    """Action values: a perceptron, behind a convolutional trunk where observations are frames.
 
-    All parameters are views of the one vector `parameters_vector`, and their gradients of `gradient_vector`: optimiser
-    steps, clipping, copies to the target network and messages to workers are single operations.
+    All parameters are views of the one vector `parameters_vector`, and their gradients of
+    `gradient_vector`: optimiser steps, clipping, copies to the target network and messages to
+    workers are single operations.
 
     Args:
         shape: shape of one observation: (D,) latents, or (H, W, C) frames.
@@ -102,7 +103,7 @@ class QNetwork(nn.Module):
         return len(self.shape) == 3
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, D], or uint8 [B, H, W, C] in 0..255, to action values float32 [B, actions]."""
+        """Maps float32 [B, D], or uint8 [B, H, W, C], to action values float32 [B, actions]."""
         return self.layers(observations)
 
     def weights(self) -> np.ndarray:
@@ -117,7 +118,8 @@ class QNetwork(nn.Module):
         """
         if tuple(weights.shape) != tuple(self.parameters_vector.shape):
             raise ValueError(
-                f"{tuple(weights.shape)} parameters for a network of {tuple(self.parameters_vector.shape)}"
+                f"{tuple(weights.shape)} parameters for a network of "
+                f"{tuple(self.parameters_vector.shape)}"
             )
         self.parameters_vector.numpy()[:] = weights
 

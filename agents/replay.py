@@ -1,8 +1,9 @@
 """Replay: a ring of synchronous steps, from which n-step transitions are sampled uniformly.
 
-All environments step in lockstep, so the ring is a table of *slots* (time) by *streams* (environments). Every observation
-is stored once; a transition is a pair of places in the table. Observations that end a truncated episode have no place
-there, since the next slot already holds the first observation of the next episode: they are kept in a queue of their own.
+All environments step in lockstep, so the ring is a table of *slots* (time) by *streams*
+(environments). Every observation is stored once; a transition is a pair of places in the table.
+Observations that end a truncated episode have no place there, since the next slot already holds the
+first observation of the next episode: they are kept in a queue of their own.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class Steps:
         actions: int64 [T, B].
         rewards: float32 [T, B], the reward after each decision.
         terminated: bool [T, B], whether the task ended with this decision.
-        truncated: bool [T, B], whether the episode was cut off after this decision (and the task did not end).
-        finals: [M, *shape], the last observation of each of the M truncated episodes, in the order of
-            `np.nonzero(truncated)`.
+        truncated: bool [T, B], whether the episode was cut off after this decision (and the task
+            did not end).
+        finals: [M, *shape], the last observation of each of the M truncated episodes, in the order
+            of `np.nonzero(truncated)`.
     """
 
     observations: np.ndarray
@@ -44,15 +46,21 @@ class Steps:
 
 def merge(parts: list[Steps]) -> Steps:
     """Puts the environments of several workers side by side, in the order given."""
-    wide = [np.concatenate([getattr(p, f.name) for p in parts], axis=1) for f in fields(Steps)[:-1]]
     places, offset = [], 0
     for part in parts:
         time, stream = np.nonzero(part.truncated)
         places.append(np.stack([time, stream + offset]))
         offset += part.truncated.shape[1]
     time, stream = np.concatenate(places, axis=1)
-    finals = np.concatenate([part.finals for part in parts])[np.lexsort((stream, time))]
-    return Steps(*wide, finals)
+    finals = np.concatenate([part.finals for part in parts])
+    return Steps(
+        observations=np.concatenate([part.observations for part in parts], axis=1),
+        actions=np.concatenate([part.actions for part in parts], axis=1),
+        rewards=np.concatenate([part.rewards for part in parts], axis=1),
+        terminated=np.concatenate([part.terminated for part in parts], axis=1),
+        truncated=np.concatenate([part.truncated for part in parts], axis=1),
+        finals=finals[np.lexsort((stream, time))],
+    )
 
 
 class Batch(NamedTuple):
@@ -63,7 +71,8 @@ class Batch(NamedTuple):
         a_tm1: actions taken there, int64 [N].
         r_t: discounted sum of the rewards that followed, float32 [N].
         discount_t: what the value of `s_t` counts for, float32 [N]; 0 after a termination.
-        s_t: observations [N, *shape] to bootstrap from: n decisions later, or the last one before a truncation.
+        s_t: observations [N, *shape] to bootstrap from: n decisions later, or the last one before a
+            truncation.
     """
 
     s_tm1: torch.Tensor
@@ -109,7 +118,7 @@ class Replay:
         self._rewards = np.zeros(size, np.float32)
         self._ends = np.zeros(size, np.uint8)
         self._lengths = np.zeros(self.slots * streams, np.uint8 if n_step < 256 else np.int64)
-        # Queue of final observations: number k lies at k modulo its capacity; -1 where a step has none.
+        # Final observations: number k lies at k modulo the capacity; -1 where a step has none.
         self._finals = empty.new_empty((64, *shape))
         self._first_final = 0
         self._next_final = 0
@@ -177,7 +186,7 @@ class Replay:
         )
 
     def read(self, first: int, last: int) -> Steps:
-        """Returns the steps in slots [first, last), counted from the beginning of the run, as they were inserted."""
+        """Returns the steps in slots [first, last), counted from the beginning of the run."""
         if not self.tail <= first <= last <= self.head:
             raise ValueError(
                 f"slots {first}..{last} of a replay that holds {self.tail}..{self.head}"
@@ -232,7 +241,7 @@ class Replay:
             self._final_of[places] = numbers
 
     def _complete(self, first: int, last: int) -> None:
-        """Computes the transitions that start in slots [first, last), whose n decisions have all been seen."""
+        """Computes the transitions from slots [first, last), whose n decisions have been seen."""
         starts = np.arange(first, last)
         size = (last - first, self.streams)
         returns, discounts = np.zeros(size, np.float32), np.ones(size, np.float32)
@@ -252,7 +261,7 @@ class Replay:
 
 
 class ReplayStore:
-    """Shards of a replay on disk: what is new since the last checkpoint is added, what left the ring is deleted.
+    """Shards of a replay on disk: new steps are added, shards that left the ring are deleted.
 
     Args:
         folder: folder of the shards, each named after the slots [first, last) that it holds.
@@ -299,7 +308,7 @@ class ReplayStore:
                 replay.insert(_slice(steps, start, start + replay.slots - replay.n_step))
         if replay.head != head or replay.tail > needed:
             raise CorruptFileError(
-                f"{self.folder}: holds steps {replay.tail} to {replay.head}, but {needed} to {head} are needed"
+                f"{self.folder}: holds steps {replay.tail} to {replay.head}, not {needed} to {head}"
             )
 
     def _shards(self) -> list[tuple[int, int, Path]]:
@@ -313,11 +322,13 @@ class ReplayStore:
 
 def _slice(steps: Steps, first: int, last: int) -> Steps:
     """Returns the decisions [first, last) of `steps`."""
-    before, inside = (
-        int(np.count_nonzero(steps.truncated[:first])),
-        int(np.count_nonzero(steps.truncated[first:last])),
-    )
+    start = int(np.count_nonzero(steps.truncated[:first]))
+    end = start + int(np.count_nonzero(steps.truncated[first:last]))
     return Steps(
-        *(getattr(steps, f.name)[first:last] for f in fields(Steps)[:-1]),
-        steps.finals[before : before + inside],
+        observations=steps.observations[first:last],
+        actions=steps.actions[first:last],
+        rewards=steps.rewards[first:last],
+        terminated=steps.terminated[first:last],
+        truncated=steps.truncated[first:last],
+        finals=steps.finals[start:end],
     )

@@ -1,8 +1,9 @@
 """Stage 2: trains one cell, from the first decision or from its last checkpoint.
 
-Sampling and learning overlap, but in a fixed order: while the workers sample chunk k + 1 with the weights after round
-k - 1, the learner trains on chunk k. Results therefore depend on the configuration and the seed, not on timing, and a
-training that was killed and continued ends with the same bits as one that was not.
+Sampling and learning overlap, but in a fixed order: while the workers sample chunk k + 1 with the
+weights after round k - 1, the learner trains on chunk k. Results therefore depend on the
+configuration and the seed, not on timing, and a training that was killed and continued ends with
+the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def train(
         quiet: show no progress.
 
     Returns:
-        Facts: `decisions`, `frames` (simulated), `updates`, `episodes`, `source_return` (mean of the last evaluation),
-        `seconds` and `decisions_per_second` (over all calls), `parameters`.
+        Facts: `decisions`, `frames` (simulated), `updates`, `episodes`, `source_return` (mean of
+        the last evaluation), `seconds` and `decisions_per_second` (over all calls), `parameters`.
 
     Raises:
         ConfigError: the replay is smaller than what the workers send at once.
@@ -152,8 +153,9 @@ class Trainer:
         agents, dqn = config.agents, config.agents.dqn
         if dqn.replay < pool.streams * agents.chunk:
             raise ConfigError(
-                f"agents.dqn.replay is {dqn.replay}, but the workers send {pool.streams * agents.chunk} transitions at "
-                "once (ray.workers x ray.envs_per_worker x agents.chunk); the replay must hold at least these"
+                f"agents.dqn.replay is {dqn.replay}, but the workers send "
+                f"{pool.streams * agents.chunk} transitions at once (ray.workers x "
+                "ray.envs_per_worker x agents.chunk); the replay must hold at least these"
             )
         self.config, self.cell, self.pool = config, cell, pool
         self.perception, self.domains = perception, domains
@@ -299,8 +301,8 @@ class Trainer:
             state = json.loads(metadata["state"])
             if state["fingerprint"] != self.perception.fingerprint:
                 raise FingerprintError(
-                    f"{self.cell.id} was begun with another '{self.perception.name}': the vision has changed since; "
-                    f"delete '{path.parent.parent}' to train it anew"
+                    f"{self.cell} was begun with another '{self.perception.name}': the vision has "
+                    f"changed since; delete '{path.parent.parent}' to train it anew"
                 )
             self.decisions, self.episodes = state["decisions"], state["episodes"]
             self.seconds = state["seconds"]
@@ -390,7 +392,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _prune(folder: Path, store: ReplayStore, replay: Replay) -> None:
-    """Deletes all checkpoints but the newest, and the shards of the replay that none of these needs."""
+    """Deletes all checkpoints but the newest, and the shards that none of these needs."""
     found = _checkpoints(folder)
     for path in found[:-CHECKPOINTS_KEPT]:
         path.unlink()
@@ -399,7 +401,7 @@ def _prune(folder: Path, store: ReplayStore, replay: Replay) -> None:
 
 
 def _keep_rows(path: Path, count: int) -> None:
-    """Cuts a table of metrics to its first rows, since those after the checkpoint will come again."""
+    """Cuts a table of metrics to its first rows: those after the checkpoint will come again."""
     rows = read_jsonl(path, repair=True)[:count] if path.exists() else []
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -11,7 +11,7 @@ import ray
 import torch
 from gymnasium.vector import VectorEnv
 
-from agents.acting import Episode, Policy, observe, observe_final, play_episodes
+from agents.acting import Episode, Policy, action_count, observe, observe_final, play_episodes
 from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
 from darla.config import RayConfig
@@ -72,10 +72,10 @@ class Worker:
         frames, info = self._vector.reset(seed=derive(seed, "layouts"))
         self._observations = observe(perception, frames, info)
         self._returns = np.zeros(num_envs)
-        return int(self._vector.single_action_space.n)
+        return action_count(self._vector)
 
     def sample(self, policy: Policy, epsilons: np.ndarray) -> Chunk:
-        """Takes one step of all training environments per entry of `epsilons`, the share of random actions."""
+        """Steps all training environments once per entry of `epsilons`."""
         size = (len(epsilons), self._vector.num_envs)
         observations = np.empty((*size, *self._observations.shape[1:]), self._observations.dtype)
         actions, rewards = np.empty(size, np.int64), np.empty(size, np.float32)
@@ -107,7 +107,7 @@ class Worker:
         epsilon: float,
         seed: int,
     ) -> list[Episode]:
-        """Plays `quota[i]` episodes in environment i, beside the training and without touching its state.
+        """Plays `quota[i]` episodes in environment i, without touching the training's state.
 
         See `agents.acting.play_episodes`.
         """
@@ -119,14 +119,14 @@ class Worker:
             policy, perception, self._vectors[key], quota, epsilon=epsilon, seed=seed
         )
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns the state of the training as arrays and as JSON values, for exact continuation."""
+    def state(self) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
+        """Returns the state of the training, as arrays and as JSON values."""
         arrays = {"observations": self._observations, "returns": self._returns}
         if hasattr(self._vector, "state_dict"):
             arrays |= {f"env.{name}": array for name, array in self._vector.state_dict().items()}
         return arrays, self._rng.bit_generator.state
 
-    def load(self, arrays: dict[str, np.ndarray], rng: dict[str, Any]) -> None:
+    def load(self, arrays: dict[str, np.ndarray], rng: Mapping[str, Any]) -> None:
         """Continues from what `state` returned, after `begin`.
 
         Environments that cannot restore their state start new episodes instead.
@@ -134,7 +134,7 @@ class Worker:
         self._rng.bit_generator.state = rng
         inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
         if inner:
-            self._vector.load_state_dict(inner)
+            self._vector.load_state_dict(inner)  # type: ignore[attr-defined]
             self._observations, self._returns = arrays["observations"], arrays["returns"]
 
 
@@ -152,7 +152,8 @@ def collect(references: list[ray.ObjectRef]) -> list[Any]:
         raise
     except ray.exceptions.RayActorError as error:
         raise DarlaError(
-            "a worker process died (out of memory?); repeat the command to continue from the last checkpoint"
+            "a worker process died (out of memory?); repeat the command to continue from the last "
+            "checkpoint"
         ) from error
 
 
@@ -161,13 +162,13 @@ class WorkerPool:
 
     Args:
         config: number of workers, of their environments and of CPUs.
-        factory: makes vector environments, such as `functools.partial(envs.make_vector, config.environment)`.
+        factory: makes vector environments, such as `envs.make_vector` bound to a configuration.
     """
 
     def __init__(self, config: RayConfig, factory: EnvironmentFactory) -> None:
         self.config = config
         actor = ray.remote(num_cpus=config.cpus_per_worker)(Worker)
-        self.actors = [actor.remote(factory, threads=1) for _ in range(config.workers)]
+        self.actors: list[Any] = [actor.remote(factory, threads=1) for _ in range(config.workers)]
 
     def __enter__(self) -> Self:
         """Returns the pool."""
@@ -214,7 +215,7 @@ class WorkerPool:
         epsilon: float,
         seed: int,
     ) -> list[ray.ObjectRef]:
-        """Lets the workers play; `collect` gives one list of episodes per worker. See `evaluate`."""
+        """Lets the workers play; `collect` gives a list of episodes per worker. See `evaluate`."""
         count = min(episodes, self.streams)
         quota = [episodes // count + (i < episodes % count) for i in range(count)]
         what = ray.put(policy), ray.put(perception)
@@ -240,7 +241,8 @@ class WorkerPool:
     ) -> list[Episode]:
         """Plays exactly `episodes` episodes, spread evenly over all environments.
 
-        The layouts follow from `seed`, `domains`, `episodes` and the Ray settings, never from the policy.
+        The layouts follow from `seed`, `domains`, `episodes` and the Ray settings, never from the
+        policy.
 
         Args:
             policy: what acts; None is the uniform random policy.

@@ -21,8 +21,8 @@ BALL = ((255, 255, 0), (0, 255, 255))
 class Catch(VectorEnv):
     """A ball falls; the paddle below must be in its column when it lands (+1), or misses it (-1).
 
-    State: ball column, ball row, paddle column, each in [-1, 1], and the domain. With `limit`, an episode is cut off
-    (truncated) after so many decisions. Ball and paddle of an episode follow from (seed, i, episode) alone.
+    State: ball column, ball row, paddle column, each in [-1, 1], and the domain. With `limit`, an
+    episode is truncated after so many decisions. Its start follows from (seed, i, episode) alone.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -99,7 +99,9 @@ class Catch(VectorEnv):
         if self._render:
             for i in range(self.num_envs):
                 row, ball, paddle = (int(v[i]) for v in (self._row, self._ball, self._paddle))
-                frames[i, row * 2 : row * 2 + 3, ball * 3 : ball * 3 + 3] = BALL[self._domain[i] % 2]
+                frames[i, row * 2 : row * 2 + 3, ball * 3 : ball * 3 + 3] = BALL[
+                    self._domain[i] % 2
+                ]
                 frames[i, -3:, paddle * 3 : paddle * 3 + 3] = 255
         return frames
 

@@ -1,0 +1,25 @@
+from agents.cells import Cell, cells_of
+from agents.seeding import derive, numpy_generator, torch_generator
+from darla.config import AgentsConfig, Config
+
+
+def test_cells_are_every_combination_with_a_readable_id():
+    agents = AgentsConfig(perceptions=("darla", "pixels"), seeds=(0, 1))
+    cells = cells_of(Config(name="x", agents=agents))
+    assert [cell.id for cell in cells] == [
+        "dqn-darla-s0",
+        "dqn-darla-s1",
+        "dqn-pixels-s0",
+        "dqn-pixels-s1",
+    ]
+    assert str(cells[0]) == "dqn-darla-s0"
+    assert cells[0] == Cell("dqn", "darla", 0)
+
+
+def test_named_streams_differ_and_repeat():
+    seeds = {derive(0, "a"), derive(0, "b"), derive(1, "a"), derive(0, "a", 1), derive(0, "a", 11)}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert derive(0, "a") == 2372608467
+    assert numpy_generator(0, "a").random() == numpy_generator(0, "a").random()
+    assert torch_generator(0, "a").initial_seed() == derive(0, "a")

@@ -157,7 +157,9 @@ def run_command(
         _pretrain(run, quiet)
         _train(run, cells, quiet)
         results = _transfer(run, cells, quiet)
-        _stage(run, "report", True, lambda: write_report([run.path], run.report))
+        run.start("report")
+        write_report([run.path], run.report)
+        run.finish("report")
         _answer(results, as_json)
         _say(quiet, f"report: {run.report}")
 

@@ -505,7 +505,9 @@ def _validated(values: dict[Any, Any], faults: list[str]) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        faults = faults + [_fault(details) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        inner = {details["loc"][:-1] for details in found if isinstance(details["loc"][-1], int)}
+        faults = faults + [_fault(details) for details in found if details["loc"] not in inner]
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return config
@@ -585,7 +587,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f"'{value}'" for value in get_args(annotation))
     if origin is tuple:
-        return f"a list, each {_allowed(get_args(annotation)[0], ())}"
+        empty = "" if any(getattr(item, "min_length", 0) for item in metadata) else ", maybe empty"
+        return f"a list{empty}, each {_allowed(get_args(annotation)[0], ())}"
     if origin in (Union, types.UnionType):
         kinds = [
             _allowed(kind, metadata) for kind in get_args(annotation) if kind is not type(None)
@@ -614,8 +617,6 @@ def _range(metadata: Sequence[Any]) -> str:
 def _given(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a section"
-    if isinstance(value, tuple) and not value:
-        return "an empty list"
     text = _shown(value)
     return f"the text '{value}'" if isinstance(value, str) else text
 

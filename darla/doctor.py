@@ -88,7 +88,6 @@ class Check:
 def diagnose() -> list[Check]:
     """Looks at everything; takes about ten seconds, most of them to start and stop Ray."""
     checks: tuple[Callable[[], Check], ...] = (
-        check_python,
         check_packages,
         check_gl,
         check_torch,
@@ -98,14 +97,6 @@ def diagnose() -> list[Check]:
         check_disk,
     )
     return [check() for check in checks]
-
-
-def check_python() -> Check:
-    """Looks at the interpreter."""
-    found = f"Python {platform.python_version()}"
-    if sys.version_info < (3, 11):
-        return Check("python", "broken", found, "install Python 3.11 or newer")
-    return Check("python", "ok", found)
 
 
 def check_packages(constraints: Path | None = None) -> Check:
@@ -135,7 +126,8 @@ def check_packages(constraints: Path | None = None) -> Check:
         return Check("packages", "broken", found, "pip install 'mujoco<4'")
     if other:
         return Check("packages", "warning", ", ".join(other), "`make install` takes those tested")
-    return Check("packages", "ok", f"all {len(NEEDED)}" + (" as tested" if tested else ""))
+    suffix = " as tested" if tested else ""
+    return Check("packages", "ok", f"all {len(NEEDED)}{suffix}, Python {platform.python_version()}")
 
 
 def check_gl() -> Check:

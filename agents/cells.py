@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from darla.config import Config
+from darla.perception import Perception, load_perception
+from darla.rundir import RunDirectory
+from envs.suites import get_suite
 
 
 @dataclass(frozen=True, order=True)
@@ -36,3 +39,9 @@ def cells_of(config: Config) -> list[Cell]:
     """Returns every cell of the configuration, seeds innermost."""
     agents = config.agents
     return [Cell(*names) for names in product(agents.algorithms, agents.perceptions, agents.seeds)]
+
+
+def perception_of(run: RunDirectory, cell: Cell) -> Perception:
+    """Returns what a cell's policy sees through; errors as in `darla.perception`."""
+    world = get_suite(run.config.suite).world
+    return load_perception(cell.perception, run, cell.seed, world.state_size)

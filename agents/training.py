@@ -23,7 +23,7 @@ import ray
 import torch
 
 from agents.acting import POLICY_FILE, Policy, save_policy
-from agents.cells import Cell
+from agents.cells import Cell, perception_of
 from agents.dqn import Learner, Losses, epsilon_at
 from agents.replay import Replay, ReplayStore, merge
 from agents.seeding import derive
@@ -31,7 +31,7 @@ from agents.worker import EnvironmentFactory, WorkerPool, collect
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.errors import ConfigError, CorruptFileError, FingerprintError
-from darla.perception import Perception, load_perception
+from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
@@ -55,7 +55,7 @@ def train_cell(
         config,
         run,
         cell,
-        perception=load_perception(cell.perception, run, cell.seed),
+        perception=perception_of(run, cell),
         factory=functools.partial(make_vector, config.environment),
         domains=get_suite(config.suite).d_s,
         quiet=quiet,

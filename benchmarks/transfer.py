@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from agents.acting import POLICY_FILE, Episode, Policy, load_policy
-from agents.cells import Cell
+from agents.cells import Cell, perception_of
 from agents.worker import WorkerPool
 from benchmarks.results import RANDOM_POLICY, Score, parse_scores
 from darla.cluster import ray_session
@@ -107,11 +107,7 @@ def score_transfer(
             policy is.
         FingerprintError: A policy was trained on another vision than the run holds.
         DarlaError: A worker died, or a return is not a finite number.
-    """
-
-    from darla.perception import load_perception
-
-    @contextmanager
+    """    @contextmanager
     def workers() -> Iterator[Player]:
         factory = functools.partial(make_vector, config.environment)
         with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
@@ -119,7 +115,7 @@ def score_transfer(
 
     def load(cell: Cell) -> tuple[Policy, Perception]:
         policy = load_policy(run, cell)
-        return policy, load_perception(cell.perception, run, cell.seed)
+        return policy, perception_of(run, cell)
 
     score(config, run, cells, get_suite(config.suite), load=load, players=workers, quiet=quiet)
 

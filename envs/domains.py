@@ -1,8 +1,8 @@
 """Domains as values: factors of variation, worlds that declare them, and suites of D_U, D_S and D_T.
 
-A *domain* assigns a value to every factor of a world. A *suite* names the three sets of DARLA (1707.08475, section 2):
-D_U (vision learns), D_S (the policy learns) and D_T (zero-shot targets), and refuses to exist when a target is among
-the sources. Nothing here imports a simulator.
+A *domain* assigns a value to every factor of a world. A *suite* names the three sets of DARLA
+(1707.08475, section 2): D_U (vision learns), D_S (the policy learns) and D_T (zero-shot targets),
+and refuses to exist when a target is among the sources. Nothing here imports a simulator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from darla.errors import DomainError, did_you_mean
 
 Value = str | float
 
-#: The parts were seen by the encoder, the conjunction was not seen by the policy: DARLA's own claim.
+#: The parts were seen by the encoder, the conjunction was not seen by the policy: DARLA's own
+#: claim.
 POLICY_OOD = "policy-ood"
 #: A factor value that the encoder never saw. Never averaged together with `policy-ood`.
 ENCODER_OOD = "encoder-ood"
@@ -85,12 +86,20 @@ class Domain:
 class World:
     """A named list of factors that makes, names and parses domains.
 
-    Factors without a default come first in an id, as bare values; the others appear as `name=value` where they differ
-    from their default.
+    Factors without a default come first in an id, as bare values; the others appear as `name=value`
+    where they differ from their default.
+
+    Attributes:
+        name: First part of every id.
+        factors: Factors of variation.
+        kinds: Kinds of objects, in the order of the environments' indices.
+        state_size: Length of `info["state"]`, the ground truth.
     """
 
     name: str
     factors: tuple[Factor, ...]
+    kinds: tuple[str, ...] = ()
+    state_size: int = 0
 
     def domain(self, **values: Value) -> Domain:
         """Makes a domain; factors that are not given take their default.
@@ -130,7 +139,9 @@ class World:
             raise DomainError(f"domain '{text}' is not of world '{self.name}'")
         required = [factor.name for factor in self.factors if factor.default is None]
         if len(words) < len(required):
-            example = "/".join([self.name, *(f.choices[0] for f in self.factors if f.default is None)])
+            example = "/".join(
+                [self.name, *(f.choices[0] for f in self.factors if f.default is None)]
+            )
             raise DomainError(f"domain '{text}' is too short, an example is '{example}'")
         values: dict[str, Value] = dict(zip(required, words, strict=False))
         for word in words[len(required) :]:

@@ -1,7 +1,8 @@
 """The Lab: collect cans and balloons, avoid hats and cakes, in a room whose look depends on the domain.
 
-The task is DeepMind Lab's level `contributed/dmlab30/rooms_collect_good_objects`, which the DARLA paper introduced
-(1707.08475, section 4; facts in docs/lab.md), rebuilt on MuJoCo's renderer so that it needs no GPU.
+The task is DeepMind Lab's level `contributed/dmlab30/rooms_collect_good_objects`, which the DARLA
+paper introduced (1707.08475, section 4; facts in docs/lab.md), rebuilt on MuJoCo's renderer so that
+it needs no GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from gymnasium.vector.utils import batch_space
 
 from darla.errors import DomainError
 from envs.domains import Domain, Factor, World
-from envs.lab_scene import FLOOR_COLOURS, KINDS, OBJECT_COLOURS, WALL_COLOURS, LabRenderer, Look, make_look
+from envs.lab_scene import (
+    FLOOR_COLOURS,
+    KINDS,
+    OBJECT_COLOURS,
+    WALL_COLOURS,
+    LabRenderer,
+    Look,
+    make_look,
+)
 
 CELLS_X, CELLS_Y = 10, 9
 SPACING = 1.5
@@ -43,15 +52,18 @@ ACTIONS = (
     "forward-left",
     "forward-right",
 )
-#: Forward, leftward and (counter-clockwise) turning motion of every action, in units of SPEED and TURN.
+#: Forward, leftward and (counter-clockwise) turning motion of every action, in units of SPEED and
+#: TURN.
 MOTION = np.array(
-    [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1), (1, 0, 1), (1, 0, -1)], np.float64
+    [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1), (1, 0, 1), (1, 0, -1)],
+    np.float64,
 )
 PAIRS = {"hat-can": ("hat", "can"), "cake-balloon": ("cake", "balloon")}
 REWARDS = {"hat": -1.0, "can": 1.0, "cake": -1.0, "balloon": 1.0}
 ROOMS = {"A": ("green", "orange"), "B": ("red", "blue")}
 
-#: Two nearest objects of each kind x (in view, bearing, nearness), the room as two flags, nearness of the wall ahead.
+#: Two nearest objects of each kind x (in view, bearing, nearness), the room as two flags, nearness
+#: of the wall ahead.
 STATE_SIZE = len(KINDS) * 2 * 3 + len(ROOMS) + 1
 
 LAB = World(
@@ -59,14 +71,23 @@ LAB = World(
     (
         Factor("room", None, "colours of walls and floor together", tuple(ROOMS)),
         Factor("pair", None, "which two kinds of objects lie in the room", tuple(PAIRS)),
-        Factor("walls", "room", "colour of the walls ('room': the room's own)", ("room", *WALL_COLOURS)),
-        Factor("floor", "room", "colour of the floor ('room': the room's own)", ("room", *FLOOR_COLOURS)),
+        Factor(
+            "walls", "room", "colour of the walls ('room': the room's own)", ("room", *WALL_COLOURS)
+        ),
+        Factor(
+            "floor",
+            "room",
+            "colour of the floor ('room': the room's own)",
+            ("room", *FLOOR_COLOURS),
+        ),
         Factor("objects", "original", "palette of the objects", tuple(OBJECT_COLOURS)),
         Factor("light", 1.0, "brightness, 1 is the source domains'", low=0.2, high=1.5),
         Factor("height", 0.5, "eye height in metres", low=0.2, high=1.5),
         Factor("pitch", 7.0, "downward tilt of the camera in degrees", low=-15.0, high=30.0),
         Factor("fov", 70.0, "field of view in degrees", low=40.0, high=110.0),
     ),
+    KINDS,
+    STATE_SIZE,
 )
 
 
@@ -91,8 +112,9 @@ def shared_renderer(size: int) -> LabRenderer:
 class LabSimulation:
     """The state and the rules of `n` rooms at once, without pictures.
 
-    Arrays are indexed by room first. Nothing of an episode depends on earlier actions: its domain and layout follow
-    from (seed, stream, episode number) alone, where the stream is the index of the room.
+    Arrays are indexed by room first. Nothing of an episode depends on earlier actions: its domain
+    and layout follow from (seed, stream, episode number) alone, where the stream is the index of
+    the room.
 
     Args:
         domains: Domains of which each episode draws one uniformly.
@@ -102,7 +124,11 @@ class LabSimulation:
     """
 
     def __init__(
-        self, domains: Sequence[Domain], n: int, frame_skip: int, streams: Sequence[int] | None = None
+        self,
+        domains: Sequence[Domain],
+        n: int,
+        frame_skip: int,
+        streams: Sequence[int] | None = None,
     ) -> None:
         if not domains:
             raise DomainError("an environment needs at least one domain")
@@ -129,8 +155,8 @@ class LabSimulation:
 
         Args:
             i: Index of the room.
-            start: `cell`, the task's own start; or `anywhere`, for exploration: any place with a free view of
-                2.5 m or more, and up to ten objects already gone.
+            start: `cell`, the task's own start; or `anywhere`, for exploration: any place with a
+                free view of 2.5 m or more, and up to ten objects already gone.
         """
         self.episode[i] += 1
         rng = np.random.default_rng([self.seed, int(self.streams[i]), int(self.episode[i])])
@@ -179,9 +205,9 @@ class LabSimulation:
     def state(self) -> np.ndarray:
         """Ground truth of what is in view, float32 [n, STATE_SIZE], each entry in [-1, 1].
 
-        For each kind, its two nearest objects in view: 1, bearing / half field of view, 1 / (1 + distance), or three
-        zeros. Then one flag per room and 1 / (1 + distance) of the wall ahead. Walls hide nothing in an open room, and
-        objects that hide each other are ignored.
+        For each kind, its two nearest objects in view: 1, bearing / half field of view, 1 / (1 +
+        distance), or three zeros. Then one flag per room and 1 / (1 + distance) of the wall ahead.
+        Walls hide nothing in an open room, and objects that hide each other are ignored.
         """
         bearing, distance = self.relative()
         half = np.array([look_of(domain).fov for domain in self.domains]) * math.pi / 360
@@ -222,7 +248,8 @@ class LabSimulation:
         """Lets room `i` live through one decision.
 
         Returns:
-            Reward, terminated (the delay after the 10th pick-up is over), truncated (60 s are over).
+            Reward, terminated (the delay after the 10th pick-up is over), truncated (60 s are
+            over).
         """
         forward, left, turn = MOTION[action].tolist()
         x, y, heading = self.pose[i].tolist()
@@ -301,17 +328,19 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One room of the Lab.
 
     Description:
-        An open room of 10 x 9 cells holds 20 objects of one pair, ten of each kind. The agent walks into objects to
-        pick them up. Two kinds are good and two bad; which, it must learn.
+        An open room of 10 x 9 cells holds 20 objects of one pair, ten of each kind. The agent walks
+        into objects to pick them up. Two kinds are good and two bad; which, it must learn.
 
-        1 cm stands for one DeepMind Lab unit, so that grid spacing (150 units = 1.5 m), walking speed (320 units/s =
-        3.2 m/s: one cell in 0.47 s) and eye height (50 units = 0.5 m) are in the original's proportion. What differs:
-        speed is reached at once (no inertia); turning is 90 degrees/s; the room ends half a cell outside the outer
-        objects; the field of view is 70 degrees (original 90) and the camera looks 7 degrees down, so that objects
-        can be recognised at 64 x 64; pick-up is at 0.45 m in any direction (original: a box of about that size).
+        1 cm stands for one DeepMind Lab unit, so that grid spacing (150 units = 1.5 m), walking
+        speed (320 units/s = 3.2 m/s: one cell in 0.47 s) and eye height (50 units = 0.5 m) are in
+        the original's proportion. What differs: speed is reached at once (no inertia); turning is
+        90 degrees/s; the room ends half a cell outside the outer objects; the field of view is 70
+        degrees (original 90) and the camera looks 7 degrees down, so that objects can be recognised
+        at 64 x 64; pick-up is at 0.45 m in any direction (original: a box of about that size).
 
     Action Space:
-        `Discrete(8)`: forward, back, strafe-left, strafe-right, turn-left, turn-right, forward-left, forward-right.
+        `Discrete(8)`: forward, back, strafe-left, strafe-right, turn-left, turn-right,
+            forward-left, forward-right.
         One action lasts `frame_skip` frames of 1/60 s (12 by default: 0.2 s, 0.64 m, 18 degrees).
 
     Observation:
@@ -321,12 +350,14 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
         can +1, balloon +1, hat -1, cake -1.
 
     Termination:
-        Terminated 0.2 s after the 10th pick-up of any kind. Truncated after 60 s. Objects do not come back.
+        Terminated 0.2 s after the 10th pick-up of any kind. Truncated after 60 s. Objects do not
+        come back.
 
     Factors of variation:
-        room, pair, walls, floor, objects, light, height, pitch, fov (see `envs.lab.LAB`); an episode draws one of
-        the given domains uniformly. `info` holds `factors`, `domain` (index), `pose` (x, y in metres, heading in
-        radians), `state` (ground truth, see `LabSimulation.state`) and `clearance` (metres to the wall ahead).
+        room, pair, walls, floor, objects, light, height, pitch, fov (see `envs.lab.LAB`); an
+        episode draws one of the given domains uniformly. `info` holds `factors`, `domain` (index),
+        `pose` (x, y in metres, heading in radians), `state` (ground truth, see
+        `LabSimulation.state`) and `clearance` (metres to the wall ahead).
 
     Registered ids:
         `darla/Lab-v0`.
@@ -375,8 +406,8 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
 
         Args:
             seed: Starts a new sequence of episodes; without it the next of the sequence begins.
-            options: `start`: 'cell' (default) or 'anywhere'; `stream`: number of the sequence under the same seed,
-                equal to that sub-environment of the vector form.
+            options: `start`: 'cell' (default) or 'anywhere'; `stream`: number of the sequence under
+                the same seed, equal to that sub-environment of the vector form.
 
         Returns:
             Observation and info.
@@ -404,12 +435,13 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
 class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`n` rooms in one process that share one GL context; same task as `LabEnv`.
 
-    Autoreset mode is SAME_STEP: the observation of a step that ends an episode is the first of the next one, and the
-    ended episode's last is in `info["final_obs"]` where `info["_final_obs"]`. Every transition is a true one.
+    Autoreset mode is SAME_STEP: the observation of a step that ends an episode is the first of the
+    next one, and the ended episode's last is in `info["final_obs"]` where `info["_final_obs"]`.
+    Every transition is a true one.
 
-    `info` holds arrays indexed by room: `domain` int64 [n], `state` float32 [n, STATE_SIZE], `pose` float64 [n, 3],
-    `clearance` float64 [n]; after an end also `final_obs` uint8 [n, size, size, 3] and `final_info` with `state` and
-    `domain`.
+    `info` holds arrays indexed by room: `domain` int64 [n], `state` float32 [n, STATE_SIZE], `pose`
+    float64 [n, 3], `clearance` float64 [n]; after an end also `final_obs` uint8 [n, size, size, 3]
+    and `final_info` with `state` and `domain`.
 
     Args:
         domains: Domains of which each episode draws one uniformly.
@@ -421,7 +453,8 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": [], "render_fps": 5}
-    state_size = STATE_SIZE
+    #: Actions that turn in place, for explorers.
+    turns = (ACTIONS.index("turn-left"), ACTIONS.index("turn-right"))
 
     def __init__(
         self,
@@ -469,14 +502,17 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: One seed for all rooms (each is a stream of its own).
-            options: `start`: 'cell' (default) or 'anywhere', kept for automatic resets; `reset_mask`: bool [n].
+            options: `start`: 'cell' (default) or 'anywhere', kept for automatic resets;
+                `reset_mask`: bool [n].
 
         Returns:
             Observations and info.
         """
         options = options or {}
         if isinstance(seed, list):
-            raise ValueError("LabVectorEnv takes one seed, an int; its rooms are streams of that seed")
+            raise ValueError(
+                "LabVectorEnv takes one seed, an int; its rooms are streams of that seed"
+            )
         if seed is not None:
             self.simulation.seed = seed
             self.simulation.episode[:] = -1
@@ -502,10 +538,45 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 for i in np.flatnonzero(ended):
                     simulation.draw(int(i), self._renderer, frames[i])
             last = {"state": simulation.state(), "domain": simulation.domain.copy()}
-            final = {"final_obs": frames, "_final_obs": ended, "final_info": last, "_final_info": ended}
+            final = {
+                "final_obs": frames,
+                "_final_obs": ended,
+                "final_info": last,
+                "_final_info": ended,
+            }
             for i in np.flatnonzero(ended):
                 simulation.begin(int(i), self._start)
         return self._frames(), rewards, terminated, truncated, {**self._info(), **final}
+
+    def labels(self) -> dict[str, np.ndarray]:
+        """Ground truth for probes: `pose`, and `kind` (index into KINDS or -1), `bearing` (degrees, positive to the
+        left) and `distance` (metres) of the nearest object in view; arrays [n].
+        """
+        kind, bearing, distance = self.simulation.nearest()
+        return {
+            "kind": kind,
+            "bearing": bearing,
+            "distance": distance,
+            "pose": self.simulation.pose.copy(),
+        }
+
+    def object_maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """What an evaluation of the vision needs to know about each pixel of the current observations.
+
+        Returns:
+            The kind of object that a pixel shows (index into KINDS, -1 for none), int8 [n, size,
+            size]; and the same views with all objects gone, uint8 [n, size, size, 3].
+        """
+        assert self._renderer is not None, "object_maps needs render=True"
+        kinds = np.empty(self._shape[:3], np.int8)
+        empty = np.empty(self._shape, np.uint8)
+        nothing = (np.zeros((0, 2)), np.zeros(0, np.int64))
+        for i in range(self.num_envs):
+            view = self.simulation.view(i)
+            index = self._renderer.segmentation(*view)
+            kinds[i] = np.append(view[-1], -1)[index]
+            self._renderer.frame(*view[:3], *nothing, empty[i])
+        return kinds, empty
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Everything that changes, as arrays, for exact continuation."""

@@ -1,8 +1,9 @@
 """What the Lab looks like: a room, objects turned on a lathe, a camera; drawn straight into MuJoCo's scene.
 
-A MuJoCo model only supplies meshes and textures. Each picture fills the list of visible geoms and the camera by hand
-(no kinematics, no `mjv_updateScene`), leaves out objects outside the view cone, and is read back with one call. That
-is what makes one process draw thousands of frames a second without a GPU.
+A MuJoCo model only supplies meshes and textures. Each picture fills the list of visible geoms and
+the camera by hand (no kinematics, no `mjv_updateScene`), leaves out objects outside the view cone,
+and is read back with one call. That is what makes one process draw thousands of frames a second
+without a GPU.
 """
 
 from __future__ import annotations
@@ -162,14 +163,15 @@ def _model_xml(width: float, depth: float) -> str:
         <map znear="0.01" zfar="5"/>
       </visual>
       <asset>
-        <texture name="tiles" type="2d" builtin="checker" rgb1="1 1 1" rgb2=".9 .9 .9" width="16" height="16"/>
-        <texture name="boards" type="2d" builtin="gradient" rgb1="1 1 1" rgb2=".8 .8 .8" width="16" height="16"/>
-        <material name="floor" texture="tiles" texrepeat="5 4.5" specular="0" shininess="0"/>
-        <material name="wall" specular="0" shininess="0"/>
+        <texture name="tiles" type="2d" builtin="checker" rgb1="1 1 1" rgb2=".9 .9 .9" width="16"
+        height="16"/> <texture name="boards" type="2d" builtin="gradient" rgb1="1 1 1" rgb2=".8 .8
+        .8" width="16" height="16"/> <material name="floor" texture="tiles" texrepeat="5 4.5"
+        specular="0" shininess="0"/> <material name="wall" specular="0" shininess="0"/>
         {"".join(meshes)}
       </asset>
       <worldbody>
-        <geom name="floor" type="box" size="{width / 2} {depth / 2} {t}" pos="{width / 2} {depth / 2} {-t}"
+        <geom name="floor" type="box" size="{width / 2} {depth / 2} {t}" pos="{width / 2} {depth /
+        2} {-t}"
               material="floor"/>
         <geom name="ceiling" type="box" size="{width / 2} {depth / 2} {t}"
               pos="{width / 2} {depth / 2} {WALL_HEIGHT + t}"/>
@@ -253,7 +255,12 @@ class LabRenderer:
         self._look = look
 
     def _place(
-        self, look: Look, position: tuple[float, float], heading: float, objects: np.ndarray, kinds: np.ndarray
+        self,
+        look: Look,
+        position: tuple[float, float],
+        heading: float,
+        objects: np.ndarray,
+        kinds: np.ndarray,
     ) -> None:
         """Fills camera and geoms: the eye at `position`, the objects at float [N, 2] that the view cone meets."""
         if look is not self._look:
@@ -311,7 +318,12 @@ class LabRenderer:
         out[...] = self._draw()
 
     def segmentation(
-        self, look: Look, position: tuple[float, float], heading: float, objects: np.ndarray, kinds: np.ndarray
+        self,
+        look: Look,
+        position: tuple[float, float],
+        heading: float,
+        objects: np.ndarray,
+        kinds: np.ndarray,
     ) -> np.ndarray:
         """Which object each pixel shows.
 
@@ -326,4 +338,6 @@ class LabRenderer:
         colours = self._draw().astype(np.int32)
         for flag in self._segment_flags:
             self._scene.flags[flag] = 0
-        return (colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2] - 1).astype(np.int16)
+        return (colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2] - 1).astype(
+            np.int16
+        )

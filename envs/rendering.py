@@ -1,8 +1,8 @@
 """One OpenGL context per process, off screen, shared by every environment in it.
 
-MuJoCo needs EGL (or OSMesa) on a machine without a display; the backend is chosen when `mujoco` is first imported, so
-this module sets `MUJOCO_GL=egl` where nothing else was asked for. Mesa's software rasteriser is fastest without
-threads of its own at these sizes, hence `LP_NUM_THREADS=0`.
+MuJoCo needs EGL (or OSMesa) on a machine without a display; the backend is chosen when `mujoco` is
+first imported, so this module sets `MUJOCO_GL=egl` where nothing else was asked for. Mesa's
+software rasteriser is fastest without threads of its own at these sizes, hence `LP_NUM_THREADS=0`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def import_mujoco() -> Any:
         import mujoco
 
         if _context is None:
-            # Off-screen buffers belong to each MjrContext; the window of the context itself is never drawn to.
+            # Off-screen buffers belong to each MjrContext; the window of the context itself is
+            # never drawn to.
             _context = mujoco.GLContext(16, 16)
             _context.make_current()
     except (ImportError, AttributeError, RuntimeError, OSError) as error:

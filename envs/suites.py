@@ -65,5 +65,7 @@ def get_suite(name: str) -> Suite:
         DomainError: There is none; the message lists those that are.
     """
     if name not in SUITES:
-        raise DomainError(f"unknown suite '{name}'{did_you_mean(name, SUITES)}; there are {', '.join(SUITES)}")
+        raise DomainError(
+            f"unknown suite '{name}'{did_you_mean(name, SUITES)}; there are {', '.join(SUITES)}"
+        )
     return SUITES[name]

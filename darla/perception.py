@@ -1,0 +1,152 @@
+"""Perceptions: what stands between the pictures of an environment and an algorithm.
+
+A perception encodes batches without gradients. It is learned before the policy, frozen, and
+recognised by a fingerprint, so that a policy never acts on a vision that it was not trained on. The
+rows of the benchmark are here:
+
+| name | what a policy gets |
+| --- | --- |
+| `darla` | mean of the beta-VAE that a denoising autoencoder guided (1707.08475) |
+| `beta-vae` | mean of a beta-VAE with a pixel loss |
+| `dae` | bottleneck of the denoising autoencoder (DARLA_DAE) |
+| `random` | mean of an untrained encoder of the same architecture |
+| `pixels` | the pictures themselves: the algorithm learns a convolutional trunk end to end |
+| `factors` | the ground truth: the ceiling |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from darla.config import Config
+from darla.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from darla.rundir import RunDirectory
+
+
+class Perception:
+    """Encodes observations for an algorithm. Picklable, so that Ray can send it to workers.
+
+    Attributes:
+        name: Row of the benchmark.
+        shape: Shape of one encoded observation.
+        dtype: float32 for latents, uint8 for pictures.
+        frozen: True where nothing of it learns with the policy.
+        needs: 'frames' or 'state': what `encode` reads.
+        fingerprint: Identifies weights and kind.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fingerprint: str,
+        *,
+        dtype: type = np.float32,
+        frozen: bool = True,
+        needs: Literal["frames", "state"] = "frames",
+        encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Stores the attributes; `encoder` maps uint8 [B, H, W, 3] to float32 [B, D] and is None where
+        observations pass as they are.
+        """
+        self.name, self.shape, self.fingerprint = name, shape, fingerprint
+        self.dtype = np.dtype(dtype)
+        self.frozen, self.needs = frozen, needs
+        self._encoder = encoder
+
+    @property
+    def dim(self) -> int:
+        """Number of values of one encoded observation."""
+        return int(np.prod(self.shape))
+
+    def encode(self, frames: np.ndarray | None, state: np.ndarray | None) -> np.ndarray:
+        """Encodes a batch.
+
+        Args:
+            frames: uint8 [B, H, W, 3]; may be None where `needs` is 'state'.
+            state: float32 [B, S]; may be None where `needs` is 'frames'.
+
+        Returns:
+            [B, *shape] of `dtype`.
+
+        Raises:
+            ValueError: What it needs is missing.
+        """
+        given = state if self.needs == "state" else frames
+        if given is None:
+            raise ValueError(f"perception '{self.name}' needs {self.needs}")
+        if self._encoder is None:
+            return np.asarray(given, self.dtype)
+        import torch
+
+        with torch.inference_mode():
+            return self._encoder(torch.from_numpy(given)).numpy()
+
+
+class _MeanEncoder:
+    """The posterior mean of a VAE, or the bottleneck of a DAE, as a picklable function of uint8 pictures."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model.cpu()
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        from darla.vision.evaluation import to_float
+
+        encoded = self._model.encode(to_float(pictures))  # type: ignore[operator]
+        return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) -> Perception:
+    """The perception of a benchmark row.
+
+    Args:
+        name: See the table above.
+        run: Holds the configuration and, for learned perceptions, the trained vision.
+        seed: Seed of the untrained encoder of `random`; the others do not depend on it.
+        state_size: Length of the world's ground-truth vector, for `factors`.
+
+    Raises:
+        MissingFileError: The vision is not trained yet.
+        ConfigError: The run's vision is of another kind.
+    """
+    config = run.config
+    size = config.environment.size
+    if name == "pixels":
+        return Perception(name, (size, size, 3), f"pixels-{size}", dtype=np.uint8, frozen=False)
+    if name == "factors":
+        return Perception(name, (state_size,), f"factors-{state_size}", needs="state")
+    return _learned(name, config, run, seed)
+
+
+def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Perception:
+    from darla.vision.pretrain import fingerprint, load_model, make_dae, make_vae, seed_weights
+
+    if name == "dae":
+        dae = make_dae(config)
+        return Perception(
+            name,
+            (config.vision.dae.bottleneck,),
+            load_model(dae, run.vision / "dae.safetensors"),
+            encoder=_MeanEncoder(dae),
+        )
+    vae = make_vae(config)
+    if name == "random":
+        seed_weights(vae, seed, 2)
+        vae.requires_grad_(False).eval()
+        mark = fingerprint(vae)
+    else:
+        wanted = {"darla": "dae", "beta-vae": "pixel"}[name]
+        if config.vision.vae.reconstruction != wanted:
+            raise ConfigError(
+                f"perception '{name}' needs vision.vae.reconstruction={wanted}, "
+                f"this run has '{config.vision.vae.reconstruction}'"
+            )
+        mark = load_model(vae, run.vision / "vision.safetensors")
+    return Perception(name, (config.vision.vae.latents,), mark, encoder=_MeanEncoder(vae))

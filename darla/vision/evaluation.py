@@ -1,0 +1,152 @@
+"""What the vision learned to see, in numbers: errors on objects, active latents, linear probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darla.frames import Frames
+from darla.vision.losses import kl_divergence
+from darla.vision.networks import VAE
+
+#: A latent is active when its KL, averaged over frames, is above this many nats.
+ACTIVE_NATS = 0.05
+#: An object must cover this many pixels, and be nearer than this many metres, for its bearing to be
+#: probed.
+VISIBLE_PIXELS = 4
+PROBE_METRES = 6.0
+BATCH = 256
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [0, 1], channels-last in memory without a copy."""
+    return pictures.permute(0, 3, 1, 2).float() / 255.0
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next(model.parameters()).device
+
+
+@torch.no_grad()
+def reconstruction_errors(
+    reconstruct: Callable[[Tensor], Tensor], frames: Frames, device: torch.device
+) -> dict[str, float]:
+    """Squared errors of a reconstruction, on all pixels and on object pixels alone.
+
+    The error on object pixels is relative to painting the objects away: 1 means that a
+    reconstruction is as far from the objects as the empty room is, 0 that it is perfect.
+
+    Args:
+        reconstruct: float [B, 3, H, W] in [0, 1] -> the same shape.
+        frames: Evaluation split; object errors need its `kinds` and `background`.
+        device: Where to compute.
+
+    Returns:
+        `pixels`: mean squared error per pixel and channel; and where the labels allow it `objects`
+            and one
+        `objects/<kind>` per kind.
+    """
+    total, wrong, gone = 0.0, np.zeros(0), np.zeros(0)
+    kinds, background = frames.labels.get("kinds"), frames.labels.get("background")
+    if kinds is not None:
+        wrong = np.zeros(int(kinds.max(initial=-1)) + 1)
+        gone = np.zeros_like(wrong)
+    for start in range(0, len(frames), BATCH):
+        stop = start + BATCH
+        target = to_float(frames.pictures[start:stop].to(device))
+        error = (reconstruct(target).float() - target).square().sum(1)
+        total += error.sum().item()
+        if kinds is not None and background is not None:
+            empty = to_float(torch.from_numpy(background[start:stop]).to(device))
+            absent = (empty - target).square().sum(1)
+            owner = torch.from_numpy(kinds[start:stop]).to(device)
+            for kind in range(len(wrong)):
+                wrong[kind] += error[owner == kind].sum().item()
+                gone[kind] += absent[owner == kind].sum().item()
+    result = {"pixels": total / frames.pictures.numel()}
+    if gone.sum() > 0:
+        result["objects"] = float(wrong.sum() / gone.sum())
+        names = frames.kinds or tuple(str(kind) for kind in range(len(gone)))
+        result |= {f"objects/{names[k]}": float(wrong[k] / gone[k]) for k in np.flatnonzero(gone)}
+    return result
+
+
+@torch.no_grad()
+def posterior(vae: VAE, pictures: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of q(z|x) and KL per latent for uint8 pictures [N, H, W, 3]: float32 [N, latents] each."""
+    device, means, divergences = device_of(vae), [], []
+    for start in range(0, len(pictures), BATCH):
+        mean, log_variance = vae.encode(to_float(pictures[start : start + BATCH].to(device)))
+        means.append(mean.float().cpu())
+        divergences.append(kl_divergence(mean.float(), log_variance.float()).cpu())
+    return torch.cat(means).numpy(), torch.cat(divergences).numpy()
+
+
+def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, float]:
+    """How well a linear read-out of the latents tells what is in the picture.
+
+    Half of the frames fit the probe, the other half (later shards, so other layouts) is read.
+
+    Args:
+        latents: float [N, D], of the frames in order.
+        frames: Their labels; without labels of objects only the factors of the domains are probed.
+        seed: Seed of the classifier's solver.
+
+    Returns:
+        Accuracy (0-1) per factor of D_U that varies (`room`; `pair/visible` counts frames with an
+        object in view), of the nearest object's `kind`, and median absolute error of its `bearing`
+        (degrees) and `distance` (metres). Chance is beside each accuracy as `<name>/chance`.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels, n = frames.labels, len(frames)
+    fit = np.arange(n) < n // 2
+    visible = np.ones(n, bool)
+    if "kinds" in labels:
+        visible = (labels["kinds"] >= 0).reshape(n, -1).sum(1) >= VISIBLE_PIXELS
+    result: dict[str, float] = {}
+
+    def accuracy(name: str, target: np.ndarray, where: np.ndarray) -> None:
+        train, test = fit & where, ~fit & where
+        if len(np.unique(target[train])) < 2 or not test.any():
+            return
+        classifier = LogisticRegression(max_iter=1000, random_state=seed)
+        model = make_pipeline(StandardScaler(), classifier).fit(latents[train], target[train])
+        result[name] = float(model.score(latents[test], target[test]))
+        result[f"{name}/chance"] = float(
+            np.unique(target[test], return_counts=True)[1].max() / test.sum()
+        )
+
+    for name in frames.factors[0] if frames.factors else ():
+        values = np.array([str(factors[name]) for factors in frames.factors])[labels["domain"]]
+        accuracy(name, values, np.ones(n, bool))
+        if "kinds" in labels:
+            accuracy(f"{name}/visible", values, visible)
+    if "kind" in labels:
+        visible = visible & (labels["kind"] >= 0)
+        accuracy("kind", labels["kind"], visible)
+        near = visible & (labels["distance"] < PROBE_METRES)
+        for name in ("bearing", "distance"):
+            if (fit & near).sum() > 1 and (~fit & near).any():
+                model = make_pipeline(StandardScaler(), Ridge(1.0))
+                model.fit(latents[fit & near], labels[name][fit & near])
+                error = np.abs(model.predict(latents[~fit & near]) - labels[name][~fit & near])
+                result[name] = float(np.median(error))
+    return result
+
+
+def describe_latents(divergences: np.ndarray) -> dict[str, Any]:
+    """Summary of KL per frame and latent, float [N, latents]: total, per latent, and the number of active units."""
+    per_latent = divergences.mean(0)
+    return {
+        "kl": float(per_latent.sum()),
+        "kl_per_latent": [round(float(value), 4) for value in per_latent],
+        "active_units": int((per_latent > ACTIVE_NATS).sum()),
+    }

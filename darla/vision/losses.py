@@ -1,0 +1,113 @@
+"""Noise, divergences and reconstruction terms of stage 1.
+
+Conventions (1707.08475 and its companions): errors are summed over pixels or features, the KL
+divergence over latents, and both are averaged over the batch; only so do published values of beta
+mean anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from darla.vision.networks import DAE
+
+
+def occlusion_mask(batch: int, size: int, share: float, generator: torch.Generator) -> Tensor:
+    """Rectangles to black out: two corners per picture, each coordinate uniform (1707.08475, section 4.1).
+
+    Args:
+        batch: Number of pictures.
+        size: Height and width of a picture.
+        share: Share of the pictures that get a rectangle.
+        generator: Source of randomness; its device is the mask's.
+
+    Returns:
+        bool [batch, 1, size, size], true inside the rectangle.
+    """
+    device = generator.device
+    corners = torch.randint(0, size + 1, (batch, 2, 2), generator=generator, device=device)
+    chosen = torch.rand(batch, generator=generator, device=device) < share
+    low, high = corners.amin(1) * chosen[:, None], corners.amax(1) * chosen[:, None]
+    line = torch.arange(size, device=device)
+    inside = (line >= low[..., None]) & (line < high[..., None])
+    return (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) per picture and latent, in nats, same shape as the arguments."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
+
+
+def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """A reparametrised sample: mean + standard deviation * noise, all of one shape."""
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+class Reconstruction(Protocol):
+    """The reconstruction term as a strategy."""
+
+    def __call__(
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """Error of a batch.
+
+        Args:
+            target: Pictures [B, 3, H, W] in [0, 1].
+            mean: Mean of the decoder, same shape.
+            log_variance: Log-variance of the decoder, same shape.
+            noise: Standard normal noise of that shape, or None where the mean is to be used.
+
+        Returns:
+            Scalar: summed over features, averaged over the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PixelReconstruction:
+    """Negative log-likelihood of a Gaussian decoder with unit variance, up to its constant: the plain beta-VAE."""
+
+    def __call__(
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """See `Reconstruction`; `log_variance` and `noise` play no part."""
+        return 0.5 * (mean - target).square().sum() / len(target)
+
+
+@dataclass(frozen=True)
+class DAEReconstruction:
+    """|| J(x_hat) - J(x) ||^2 in the feature space of a frozen denoising autoencoder (1707.08475, eq. 2).
+
+    J(x) is a constant; the gradient flows through J(x_hat) into the decoder.
+
+    Attributes:
+        dae: The autoencoder, frozen and in evaluation mode.
+        layer: 'output' (before the sigmoid) or 'bottleneck'.
+        pixel_weight: Weight of the pixel term of the decoder's mean beside it (0 in the paper).
+    """
+
+    dae: DAE
+    layer: str = "output"
+    pixel_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Freezes the autoencoder."""
+        self.dae.requires_grad_(False).eval()
+
+    def __call__(
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """See `Reconstruction`."""
+        guess = mean if noise is None else sample(mean, log_variance, noise)
+        with torch.no_grad():
+            wanted = self.dae.features(target, self.layer).float()
+        error = (self.dae.features(guess, self.layer).float() - wanted).square().sum() / len(target)
+        if self.pixel_weight:
+            error = error + self.pixel_weight * PixelReconstruction()(
+                target, mean, log_variance, noise
+            )
+        return error

@@ -1,0 +1,214 @@
+"""Stage 1, the models: a denoising autoencoder, a gate on what it shows, and the beta-VAE that it guides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from darla.config import Config
+from darla.errors import DarlaError, MissingFileError
+from darla.frames import Frames, frames_digest, load_frames
+from darla.storage import load_tensors, save_tensors, write_json
+from darla.vision.evaluation import describe_latents, posterior, probe, reconstruction_errors
+from darla.vision.networks import DAE, VAE
+from darla.vision.pictures import draw_reconstructions, draw_traversals
+from darla.vision.training import (
+    DAEObjective,
+    Trainer,
+    VAEObjective,
+    choose_device,
+    fit,
+    frames_on,
+    make_reconstruction,
+    restore,
+)
+
+if TYPE_CHECKING:
+    from darla.rundir import RunDirectory
+
+
+class GateError(DarlaError):
+    """The denoising autoencoder does not show the objects, so a beta-VAE that it guides cannot learn them."""
+
+
+def make_dae(config: Config) -> DAE:
+    """An untrained autoencoder of the configured size."""
+    return DAE(config.environment.size, config.vision.dae.bottleneck)
+
+
+def make_vae(config: Config) -> VAE:
+    """An untrained beta-VAE of the configured size."""
+    vae = config.vision.vae
+    return VAE(config.environment.size, vae.latents, vae.hidden)
+
+
+def load_model(model: torch.nn.Module, path: Path) -> str:
+    """Reads the weights of a finished model and freezes it.
+
+    Returns:
+        The file's fingerprint: the sha256 of its tensors' names, shapes and values.
+
+    Raises:
+        MissingFileError: It was not trained yet.
+        CorruptFileError: The file is damaged or of another network.
+    """
+    if not path.exists():
+        raise MissingFileError(
+            f"{path} is not there; train the vision with 'darla pretrain CONFIG'"
+        )
+    tensors, metadata = load_tensors(path)
+    restore(model, tensors, path)
+    model.requires_grad_(False).eval()
+    return metadata["fingerprint"]
+
+
+def save_model(model: torch.nn.Module, path: Path, **facts: str) -> None:
+    """Writes the weights of a finished model with its fingerprint."""
+    state = model.state_dict()
+    save_tensors(path, state, {"fingerprint": fingerprint(model), **facts})
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A digest of a model's weights, 16 hexadecimal digits."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def seed_weights(model: torch.nn.Module, seed: int, stream: int) -> None:
+    """Draws a model's initial weights from (seed, stream) alone, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 2 + stream)
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> dict[str, Any]:
+    """Trains what is not trained yet and writes weights, metrics, pictures and `vision/report.json`.
+
+    Args:
+        config: Whole configuration.
+        run: Has the frames; gets `vision/`.
+        quiet: No progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        MissingFileError: No frames.
+        GateError: The autoencoder loses the objects and `vision.gate.action` is `stop`.
+        DependencyError: The configured device is not there.
+    """
+    vision = config.vision
+    device = choose_device(vision.device)
+    run.start("vision")
+    train, validation = (load_frames(run.frames, split) for split in ("train", "validation"))
+    folder = run.vision
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = frames_on(train, device)
+    report: dict[str, Any] = {"frames": {"train": len(train), "validation": len(validation)}}
+
+    dae = None
+    if vision.vae.reconstruction == "dae":
+        dae = make_dae(config).to(device)
+        report["dae"] = _train_dae(config, run, dae, pictures, validation, quiet)
+        _gate(config, report["dae"], folder)
+
+    vae = make_vae(config).to(device)
+    path = folder / "vision.safetensors"
+    if not path.exists():
+        seed_weights(vae, vision.seed, 1)
+        reconstruction = make_reconstruction(vision, dae)
+        objective = VAEObjective(vae, reconstruction, vision.vae.beta, vision.vae.decoder)
+        trainer = Trainer(objective, pictures, vision.vae.optimisation, vision)
+
+        def evaluate() -> dict[str, Any]:
+            latents = describe_latents(posterior(vae, validation.pictures)[1])
+            errors = reconstruction_errors(vae, validation, device)
+            return {
+                **errors,
+                "validation_kl": latents["kl"],
+                "active_units": latents["active_units"],
+            }
+
+        run.start("vae")
+        fit(trainer, evaluate, vision, folder, quiet=quiet, checkpointed=lambda: run.note("vae"))
+        vae.requires_grad_(False)
+        save_model(vae, path, frames=frames_digest(run.frames))
+        (folder / "vae.checkpoint.safetensors").unlink(missing_ok=True)
+        run.finish("vae", images=trainer.steps * trainer.optimisation.batch)
+    load_model(vae, path)
+    report["vae"] = _evaluate_vae(vae, dae, validation, device)
+    latents, divergences = posterior(vae, validation.pictures)
+    report["latents"] = describe_latents(divergences)
+    report["probe"] = probe(latents, validation, seed=vision.seed)
+    report["fingerprint"] = fingerprint(vae)
+    draw_reconstructions(dae, vae, validation, folder / "reconstructions.png")
+    draw_traversals(dae, vae, validation, divergences, folder / "traversals.png")
+    write_json(folder / "report.json", report)
+    run.finish(
+        "vision", parents=[path], **{k: v for k, v in report.items() if k in ("vae", "probe")}
+    )
+    return report
+
+
+def _train_dae(
+    config: Config,
+    run: RunDirectory,
+    dae: DAE,
+    pictures: torch.Tensor,
+    validation: Frames,
+    quiet: bool,
+) -> dict[str, Any]:
+    vision, folder, device = config.vision, run.vision, pictures.device
+    path = folder / "dae.safetensors"
+
+    def evaluate() -> dict[str, Any]:
+        return reconstruction_errors(dae, validation, device)
+
+    if not path.exists():
+        seed_weights(dae, vision.seed, 0)
+        objective = DAEObjective(dae, vision.dae.occlusion)
+        trainer = Trainer(objective, pictures, vision.dae.optimisation, vision)
+        run.start("dae")
+        fit(trainer, evaluate, vision, folder, quiet=quiet, checkpointed=lambda: run.note("dae"))
+        dae.requires_grad_(False)
+        save_model(dae, path, frames=frames_digest(run.frames))
+        (folder / "dae.checkpoint.safetensors").unlink(missing_ok=True)
+        run.finish("dae", images=trainer.steps * trainer.optimisation.batch)
+    load_model(dae, path)
+    draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
+    return evaluate()
+
+
+def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:
+    gate = config.vision.gate
+    error = errors.get("objects")
+    if error is None or error <= gate.object_error:
+        return
+    text = (
+        f"the denoising autoencoder loses the objects: its error on object pixels is {error:.2f} of painting them "
+        f"away, vision.gate.object_error allows {gate.object_error:g}; look at {folder / 'reconstructions.png'}, "
+        "then raise vision.dae.optimisation.images in a run of another name, or set vision.gate.action=warn"
+    )
+    if gate.action == "stop":
+        raise GateError(text)
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def _evaluate_vae(
+    vae: VAE, dae: DAE | None, validation: Frames, device: torch.device
+) -> dict[str, Any]:
+    errors: dict[str, Any] = dict(reconstruction_errors(vae, validation, device))
+    if dae is not None:
+        through = reconstruction_errors(lambda pictures: dae(vae(pictures)), validation, device)
+        errors |= {f"through_dae/{key}": value for key, value in through.items()}
+    return errors

@@ -1,0 +1,377 @@
+"""One training loop for both models of stage 1: schedule, evaluation, checkpoints, resumption.
+
+Every step draws its batch and its noise from (seed, model, step) alone, so an interrupted training
+that goes on from its last checkpoint takes exactly the steps that it would have taken.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from darla.config import OptimisationConfig, VisionConfig
+from darla.errors import CorruptFileError, DependencyError
+from darla.frames import Frames
+from darla.progress import Progress
+from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
+from darla.vision.evaluation import to_float
+from darla.vision.losses import (
+    DAEReconstruction,
+    PixelReconstruction,
+    Reconstruction,
+    kl_divergence,
+    occlusion_mask,
+    sample,
+)
+from darla.vision.networks import DAE, VAE
+
+#: Under so many images `compile: auto` does not pay for the compiler's half minute.
+COMPILE_IMAGES = 50_000
+
+
+class Objective(Protocol):
+    """A model with its loss. `draw` makes the noise of a step, `loss` is a pure function of tensors."""
+
+    name: str
+    model: nn.Module
+
+    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Random tensors of one step."""
+        ...
+
+    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch [B, 3, H, W] and figures to log, all scalars."""
+        ...
+
+
+class DAEObjective:
+    """L2 to the clean picture from one with a blacked-out rectangle, summed over pixels.
+
+    Args:
+        model: The autoencoder.
+        share: Share of the pictures that get a rectangle.
+    """
+
+    name = "dae"
+
+    def __init__(self, model: DAE, share: float = 1.0) -> None:
+        self.model = model
+        self._share = share
+
+    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The rectangles."""
+        return (occlusion_mask(batch, size, self._share, generator),)
+
+    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective`."""
+        (hidden,) = noise
+        logits = self.model.logits(pictures.masked_fill(hidden, 0.0)).float()
+        loss = (logits.sigmoid() - pictures).square().sum() / len(pictures)
+        return loss, {"loss": loss}
+
+
+class VAEObjective:
+    """Reconstruction + beta * KL, with the reconstruction term as a strategy.
+
+    Args:
+        model: The variational autoencoder.
+        reconstruction: Pixel or DAE term.
+        beta: Weight of the KL term.
+        decoder: 'sample' or 'mean': what the reconstruction term reads.
+    """
+
+    name = "vae"
+
+    def __init__(
+        self, model: VAE, reconstruction: Reconstruction, beta: float, decoder: str = "mean"
+    ) -> None:
+        self.model = model
+        self._reconstruction, self._beta = reconstruction, beta
+        self._sampled = decoder == "sample" and not isinstance(reconstruction, PixelReconstruction)
+
+    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Noise of the latents and, if the decoder is sampled, of the picture."""
+        device = generator.device
+        latents = self.model.posterior.out_features // 2
+        noise = [torch.randn(batch, latents, generator=generator, device=device)]
+        if self._sampled:
+            picture = torch.randn(batch, size, size, 3, generator=generator, device=device)
+            noise.append(picture.permute(0, 3, 1, 2))
+        return tuple(noise)
+
+    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective`."""
+        mean, log_variance = (t.float() for t in self.model.encode(pictures))
+        picture, picture_log_variance = self.model.decode(sample(mean, log_variance, noise[0]))
+        reconstruction = self._reconstruction(
+            pictures,
+            picture.float(),
+            picture_log_variance.float(),
+            noise[1] if self._sampled else None,
+        )
+        kl = kl_divergence(mean, log_variance).sum() / len(pictures)
+        loss = reconstruction + self._beta * kl
+        return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+
+def make_reconstruction(config: VisionConfig, dae: DAE | None) -> Reconstruction:
+    """The strategy that a configuration names; the `dae` strategy needs the trained autoencoder."""
+    if config.vae.reconstruction == "pixel":
+        return PixelReconstruction()
+    if dae is None:
+        raise ValueError("the 'dae' reconstruction needs a trained denoising autoencoder")
+    return DAEReconstruction(dae, config.vae.layer, config.vae.pixel_weight)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `vision.device`.
+
+    Raises:
+        DependencyError: The device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DependencyError(
+            f"vision.device is '{name}', allowed is auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DependencyError(
+            f"vision.device is '{name}' but torch sees no GPU; type vision.device=auto"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of `vision.precision`: 'auto' is bfloat16 where the processor multiplies it natively."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:
+    """Step size at `step` of `steps`: linear warm-up, then a cosine from the peak to `final` of it."""
+    rise = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
+    fall = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return config.learning_rate * rise * fall
+
+
+def make_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim.Adam:
+    """Adam with the paper's epsilon of 1e-8, in one fused kernel."""
+    return torch.optim.Adam(model.parameters(), config.learning_rate, eps=1e-8, fused=True)
+
+
+class Trainer:
+    """Trains one objective on pictures in memory.
+
+    Args:
+        objective: Model and loss.
+        pictures: uint8 [N, H, W, 3], on the device of the model.
+        optimisation: Images, batch and step size.
+        config: Device, precision, compilation and seed.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        pictures: Tensor,
+        optimisation: OptimisationConfig,
+        config: VisionConfig,
+    ) -> None:
+        self.objective, self.optimisation = objective, optimisation
+        self._pictures = pictures
+        self._device = pictures.device
+        objective.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = make_optimiser(objective.model, optimisation)
+        self._precision = choose_precision(config.precision, self._device)
+        self._generator = torch.Generator(self._device)
+        self._seed = config.seed
+        self.steps = math.ceil(optimisation.images / optimisation.batch)
+        self.step_number = 0
+        wanted = config.compile == "on" or (
+            config.compile == "auto"
+            and optimisation.images >= COMPILE_IMAGES
+            and can_compile(self._device)
+        )
+        self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = (
+            torch.compile(self._forward) if wanted else self._forward
+        )
+
+    def _forward(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        ):
+            return self.objective.loss(to_float(pictures), *noise)
+
+    def step(self) -> dict[str, Tensor]:
+        """Takes one step; returns the figures of its batch, scalars on the device."""
+        number, batch = self.step_number, self.optimisation.batch
+        stream = 0 if self.objective.name == "dae" else 1
+        self._generator.manual_seed((self._seed * 2 + stream) * 1_000_000_007 + number)
+        index = torch.randint(
+            len(self._pictures), (batch,), generator=self._generator, device=self._device
+        )
+        noise = self.objective.draw(batch, self._pictures.shape[1], self._generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(number, self.steps, self.optimisation)
+        self.optimiser.zero_grad()
+        loss, figures = self._loss(self._pictures[index], *noise)
+        loss.backward()
+        if self.optimisation.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(
+                self.objective.model.parameters(), self.optimisation.gradient_norm
+            )
+        self.optimiser.step()
+        self.step_number += 1
+        return figures
+
+    def save(self, path: Path) -> None:
+        """Writes model, optimiser and step."""
+        model = self.objective.model
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"{key}.{name}"] = value
+        save_tensors(
+            path,
+            tensors,
+            {"kind": f"{self.objective.name}-checkpoint", "step": str(self.step_number)},
+        )
+
+    def load(self, path: Path) -> None:
+        """Continues from what `save` wrote.
+
+        Raises:
+            CorruptFileError: It is not a checkpoint of this model.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != f"{self.objective.name}-checkpoint":
+            raise CorruptFileError(
+                f"{path} is not a checkpoint of the {self.objective.name}; delete it to start over"
+            )
+        model = self.objective.model
+        restore(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
+        for name, parameter in model.named_parameters():
+            self.optimiser.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to(self._device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+            if self._device.type == "cuda":
+                self.optimiser.state[parameter]["step"] = tensors[f"step.{name}"].to(self._device)
+        self.step_number = int(metadata["step"])
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: a C++ compiler for the CPU."""
+    return (
+        device.type == "cuda"
+        or shutil.which("g++") is not None
+        or shutil.which("clang++") is not None
+    )
+
+
+def restore(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Loads weights, or says that the file does not fit the model.
+
+    Raises:
+        CorruptFileError: Names or shapes differ.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CorruptFileError(f"{path} does not fit the configured network ({reason})") from error
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def fit(
+    trainer: Trainer,
+    evaluate: Callable[[], dict[str, Any]],
+    config: VisionConfig,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    checkpointed: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Runs a training to its end, from the last checkpoint where there is one.
+
+    Args:
+        trainer: What to train.
+        evaluate: Figures on the validation split, called at evaluations with the model in
+            evaluation mode.
+        config: Periods of evaluation and checkpoints.
+        folder: Holds `<name>.checkpoint.safetensors` meanwhile, and `metrics.jsonl`.
+        quiet: No progress.
+        checkpointed: Called after every checkpoint.
+
+    Returns:
+        The last evaluation.
+    """
+    name, batch = trainer.objective.name, trainer.optimisation.batch
+    checkpoint, metrics = folder / f"{name}.checkpoint.safetensors", folder / "metrics.jsonl"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        _forget_after(metrics, name, trainer.step_number * batch)
+    evaluation_steps = max(1, config.evaluate_every // batch)
+    checkpoint_steps = max(1, config.checkpoint_every // batch)
+    log_steps = max(1, min(evaluation_steps, trainer.steps // 100))
+    last: dict[str, Any] = {}
+    with Progress(f"train {name}", trainer.steps * batch, "images", quiet=quiet) as progress:
+        progress.update(trainer.step_number * batch)
+        while trainer.step_number < trainer.steps:
+            figures = trainer.step()
+            number = trainer.step_number
+            if number % log_steps and number < trainer.steps:
+                continue
+            plain = {key: round(value.item(), 4) for key, value in figures.items()}
+            progress.update(number * batch, loss=plain["loss"])
+            row = {"model": name, "images": number * batch, **plain}
+            if number % evaluation_steps < log_steps or number == trainer.steps:
+                with _evaluating(trainer.objective.model):
+                    last = evaluate()
+                row |= last
+            append_jsonl(metrics, [row])
+            if number % checkpoint_steps < log_steps and number < trainer.steps:
+                trainer.save(checkpoint)
+                checkpointed()
+    if not last:
+        with _evaluating(trainer.objective.model):
+            last = evaluate()
+    trainer.objective.model.eval()
+    return last
+
+
+def _forget_after(metrics: Path, name: str, images: int) -> None:
+    """Drops rows that were logged after the checkpoint which the training goes on from."""
+    if metrics.exists():
+        import json
+
+        rows = read_jsonl(metrics, repair=True)
+        kept = [row for row in rows if row["model"] != name or row["images"] <= images]
+        write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def frames_on(frames: Frames, device: torch.device) -> Tensor:
+    """The pictures of a split on a device, uint8 [N, H, W, 3]."""
+    return frames.pictures.to(device)

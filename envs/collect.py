@@ -1,0 +1,202 @@
+"""Stage 1, the data: Ray workers explore D_U and write uint8 shards.
+
+A random walk mostly stares at walls. The explorer therefore starts anywhere with a free view, with
+up to half of the objects gone, walks with persistence, turns away from walls, and starts afresh
+after a few decisions. It knows no reward. A shard follows from (seed, split, number) alone: neither
+the number of workers nor an interruption changes it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darla.config import Config
+from darla.frames import SPLITS, save_shard, shard_path, write_index
+from darla.progress import Progress
+from darla.storage import load_tensors
+from envs import make_vector
+from envs.domains import Domain
+from envs.suites import get_suite
+
+if TYPE_CHECKING:
+    from darla.rundir import RunDirectory
+
+ROOMS = 16
+#: Metres to the wall ahead under which the explorer turns.
+TURN_AWAY = 2.0
+#: Pixels that an object must cover to count as in view.
+VISIBLE_PIXELS = 4
+
+
+class Explorer:
+    """A persistent random walk: keeps an action with probability 2/3, turns where a wall is near.
+
+    Args:
+        n: Number of environments.
+        actions: Number of discrete actions.
+        turns: The actions that turn in place (left, right), or none.
+        rng: Source of randomness.
+    """
+
+    def __init__(
+        self, n: int, actions: int, turns: tuple[int, ...], rng: np.random.Generator
+    ) -> None:
+        self._actions, self._turns, self._rng = actions, turns, rng
+        self._last = rng.integers(0, actions, n)
+        self._side = rng.integers(0, 2, n)
+
+    def act(self, clearance: np.ndarray | None) -> np.ndarray:
+        """Chooses actions.
+
+        Args:
+            clearance: Metres to the wall ahead, float [n], or None where the world does not tell.
+
+        Returns:
+            int64 [n].
+        """
+        n, rng = len(self._last), self._rng
+        change = rng.random(n) < 1 / 3
+        self._last = np.where(change, rng.integers(0, self._actions, n), self._last)
+        self._side = np.where(change, rng.integers(0, 2, n), self._side)
+        if clearance is not None and self._turns:
+            near = clearance < TURN_AWAY
+            self._last = np.where(near, np.array(self._turns)[self._side], self._last)
+        return self._last
+
+
+def explore(
+    config: Config, domains: tuple[Domain, ...], split: str, number: int, count: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Frames of one shard.
+
+    Args:
+        config: Whole configuration; `environment` and `frames` are read.
+        domains: D_U.
+        split: 'train' or 'validation' (which also gets `kinds` and `background`).
+        number: Number of the shard.
+        count: Frames to return.
+
+    Returns:
+        uint8 [count, H, W, 3] and label arrays of length `count`.
+    """
+    seeds = np.random.SeedSequence([config.frames.seed, SPLITS.index(split), number])
+    layout_seed, walk_seed = (int(word) for word in seeds.generate_state(2))
+    vector = make_vector(config.environment, domains, ROOMS, seed=layout_seed)
+    maps = getattr(vector, "object_maps", None) if split == "validation" else None
+    read_labels = getattr(vector, "labels", dict)
+    turns = getattr(vector, "turns", ())
+    walker = Explorer(ROOMS, vector.single_action_space.n, turns, np.random.default_rng(walk_seed))  # type: ignore[attr-defined]
+    pictures: list[np.ndarray] = []
+    rows: list[dict[str, np.ndarray]] = []
+    for _ in range(math.ceil(count / (ROOMS * config.frames.segment))):
+        observation, info = vector.reset(options={"start": "anywhere"})
+        for _ in range(config.frames.segment):
+            pictures.append(observation)
+            rows.append({"domain": info["domain"], **read_labels()})
+            if maps is not None:
+                rows[-1]["kinds"], rows[-1]["background"] = maps()
+            observation, _, _, _, info = vector.step(walker.act(info.get("clearance")))
+    labels = {key: np.concatenate([row[key] for row in rows])[:count] for key in rows[0]}
+    return np.concatenate(pictures)[:count], labels
+
+
+def _collect_shard(
+    config: Config, domains: tuple[Domain, ...], folder: Path, split: str, number: int, count: int
+) -> str:
+    pictures, labels = explore(config, domains, split, number, count)
+    path = shard_path(folder, split, number)
+    save_shard(path, pictures, labels)
+    return path.name
+
+
+def plan(config: Config) -> list[tuple[str, int, int]]:
+    """(split, number, count) of every shard."""
+    total, size = config.frames.count, config.frames.shard
+    held_out = max(1, round(total * config.frames.validation))
+    shards = []
+    for split, left in (("train", total - held_out), ("validation", held_out)):
+        number = 0
+        while left > 0:
+            shards.append((split, number, min(size, left)))
+            number, left = number + 1, left - size
+    return shards
+
+
+def collect_frames(config: Config, run: RunDirectory, *, quiet: bool = False) -> dict[str, Any]:
+    """Collects D_U into the run directory; shards that are there already are kept.
+
+    Args:
+        config: Whole configuration.
+        run: Where `frames/` goes.
+        quiet: No progress.
+
+    Returns:
+        Facts: counts, share of frames with an object in view, domains.
+    """
+    import ray
+
+    from darla.cluster import ray_session
+
+    run.start("frames")
+    suite = get_suite(config.suite)
+    domains = suite.d_u
+    folder = run.frames
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = plan(config)
+    missing = [shard for shard in shards if not shard_path(folder, *shard[:2]).exists()]
+    done = sum(count for *_, count in shards) - sum(count for *_, count in missing)
+    with Progress("collect D_U", config.frames.count, "frames", quiet=quiet) as progress:
+        progress.update(done)
+        if missing:
+            with ray_session(config.ray):
+                task = ray.remote(num_cpus=config.ray.cpus_per_worker)(_collect_shard)
+                pending = {
+                    task.remote(config, domains, folder, *shard): shard[2] for shard in missing
+                }
+                while pending:
+                    (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+                    ray.get(ready)
+                    done += pending.pop(ready)
+                    progress.update(done)
+    facts = _facts(folder, shards, domains)
+    names = {
+        split: [shard_path(folder, *s[:2]).name for s in shards if s[0] == split]
+        for split in SPLITS
+    }
+    known = {
+        "domains": [domain.id for domain in domains],
+        "factors": [domain.factors for domain in domains],
+        "kinds": list(suite.world.kinds),
+    }
+    write_index(folder, names, {**known, **facts})
+    run.finish("frames", **facts)
+    return facts
+
+
+def _facts(
+    folder: Path, shards: list[tuple[str, int, int]], domains: tuple[Domain, ...]
+) -> dict[str, Any]:
+    """Counts, and over the validation split the share of frames in which an object covers enough pixels."""
+    facts: dict[str, Any] = {
+        split: sum(count for name, _, count in shards if name == split) for split in SPLITS
+    }
+    masks, owners = [], []
+    for split, number, _ in shards:
+        if split == "validation":
+            tensors, _ = load_tensors(shard_path(folder, split, number))
+            if "kinds" in tensors:
+                masks.append((tensors["kinds"] >= 0).flatten(1).sum(1).numpy())
+                owners.append(tensors["domain"].numpy())
+    if masks:
+        visible, owner = np.concatenate(masks) >= VISIBLE_PIXELS, np.concatenate(owners)
+        facts["object_in_view"] = float(visible.mean())
+        facts["object_in_view_by_domain"] = {
+            domain.id: float(visible[owner == i].mean())
+            for i, domain in enumerate(domains)
+            if (owner == i).any()
+        }
+    return facts

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+from darla.perception import Perception
 
 COLUMNS = 5
 ROWS = 6
@@ -106,41 +106,19 @@ class Catch(VectorEnv):
         return frames
 
 
-class NoState(Catch):
+class NoState(VectorEnv):
     """The same game by an author who did not think of checkpoints."""
 
-    state_dict = None
+    def __init__(self, domains: Sequence[Hashable], num_envs: int, **options: Any) -> None:
+        self._inner = Catch(domains, num_envs, **options)
+        self.num_envs = num_envs
+        self.single_action_space = self._inner.single_action_space
+        self.reset, self.step = self._inner.reset, self._inner.step
 
 
-@dataclass(frozen=True)
-class ToyPerception:
-    """`pixels` or `factors` on the toy game."""
-
-    name: str = "factors"
-    version: int = 0
-    frozen: bool = True
-
-    @property
-    def needs(self) -> str:
-        return "frames" if self.name == "pixels" else "state"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (PIXELS, PIXELS, 3) if self.name == "pixels" else (Catch.state_size,)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.name == "pixels" else np.float32)
-
-    @property
-    def dim(self) -> int:
-        return int(np.prod(self.shape))
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.name} {self.version}".encode()).hexdigest()
-
-    def encode(self, frames: np.ndarray | None, state: np.ndarray | None) -> np.ndarray:
-        observations = frames if self.name == "pixels" else state
-        assert observations is not None, f"{self.name} was not given what it needs"
-        return observations
+def toy_perception(name: str = "factors", version: int = 0) -> Perception:
+    """`pixels` or `factors` on the toy game; versions differ in their fingerprints only."""
+    mark = f"{name}-{version}".ljust(64, "0")
+    if name == "pixels":
+        return Perception(name, (PIXELS, PIXELS, 3), mark, dtype=np.uint8, frozen=False)
+    return Perception(name, (Catch.state_size,), mark, needs="state")

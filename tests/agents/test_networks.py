@@ -44,9 +44,7 @@ def test_parameters_and_gradients_are_views_of_two_vectors():
     net(torch.ones(1, 6)).sum().backward()
     size = sum(p.numel() for p in net.parameters())
     assert net.parameters_vector.numel() == net.gradient_vector.numel() == size
-    assert torch.equal(
-        net.gradient_vector, torch.cat([p.grad.flatten() for p in net.parameters()])
-    )
+    assert torch.equal(net.gradient_vector, torch.cat([p.grad.flatten() for p in net.parameters()]))
     net.parameters_vector.zero_()
     assert net(torch.ones(1, 6)).abs().max() == 0
 

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from agents.acting import (
+    Policy,
+    action_count,
+    load_policy,
+    observe,
+    observe_final,
+    play_episodes,
+    save_policy,
+)
+from agents.cells import Cell
+from agents.networks import QNetwork
+from agents.worker import Worker, WorkerPool
+from darla.config import Config, RayConfig
+from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
+from darla.rundir import RunDirectory
+from tests.toys import COLUMNS, PIXELS, ROWS, Catch, toy_perception
+
+DOMAINS = ("first", "second")
+CELL = Cell("dqn", "factors", 0)
+
+
+def new_policy(perception, seed=0):
+    network = QNetwork(perception.shape, 3, (16,), torch.Generator().manual_seed(seed))
+    return Policy(network, perception.fingerprint)
+
+
+class Perfect:
+    """Walks below the ball; knows the toy game's state."""
+
+    def check(self, perception):
+        pass
+
+    def act(self, latents, *, epsilon, rng):
+        return 1 + np.sign(np.round((latents[:, 0] - latents[:, 2]) * 4)).astype(np.int64)
+
+
+class Ragged(Catch):
+    """Ends an episode early, and truncated, where ball and paddle are in the same column."""
+
+    def step(self, actions):
+        self.limit = np.where(self._ball == self._paddle, 1, ROWS)
+        return super().step(actions)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.open(Config(name="toy", runs=str(tmp_path)))
+
+
+def test_a_greedy_policy_takes_the_best_action_and_epsilon_mixes_in_random_ones():
+    perception = toy_perception()
+    policy = new_policy(perception)
+    latents = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    greedy = policy.act(latents, epsilon=0.0, rng=np.random.default_rng(0))
+    with torch.no_grad():
+        assert np.array_equal(greedy, policy.network(torch.from_numpy(latents)).argmax(1))
+    assert greedy.dtype == np.int64
+    mixed = policy.act(latents, epsilon=0.6, rng=np.random.default_rng(0))
+    assert (mixed != greedy).mean() == pytest.approx(0.6 * 2 / 3, abs=0.04)
+
+
+def test_the_generator_advances_equally_whatever_epsilon_is():
+    policy = new_policy(toy_perception())
+    latents = np.zeros((5, 4), np.float32)
+    generators = [np.random.default_rng(0) for _ in range(3)]
+    for epsilon, rng in zip((0.0, 0.5, 1.0), generators, strict=True):
+        policy.act(latents, epsilon=epsilon, rng=rng)
+    assert len({rng.random() for rng in generators}) == 1
+
+
+@pytest.mark.parametrize("name", ["factors", "pixels"])
+def test_a_perception_gets_what_it_needs(name):
+    perception = toy_perception(name)
+    vector = Catch(DOMAINS, 3, seed=0, limit=2)
+    frames, info = vector.reset(seed=0)
+    assert observe(perception, frames, info).shape == (3, *perception.shape)
+    for _ in range(2):
+        *_, truncated, info = vector.step(np.ones(3, int))
+    ended = np.array([True, False, True])
+    last = observe_final(perception, info, ended)
+    assert truncated.all() and last.shape == (2, *perception.shape)
+    if name == "factors":
+        assert np.allclose(last[:, 1], 2 / ROWS)
+    else:
+        assert last.dtype == np.uint8 and last[:, 4, :PIXELS].any()
+
+
+def test_continuous_actions_are_refused():
+    vector = Catch(DOMAINS, 1, seed=0)
+    vector.single_action_space = Box(-1, 1, (2,))
+    with pytest.raises(ConfigError, match="discrete actions"):
+        action_count(vector)
+
+
+class TestPlayEpisodes:
+    def play(self, policy, quota, seed=7, vector=None, perception=None):
+        vector = vector or Catch(DOMAINS, 4, seed=0)
+        perception = perception or toy_perception()
+        return play_episodes(policy, perception, vector, quota, epsilon=0.0, seed=seed)
+
+    def test_a_perfect_player_scores_1_in_every_episode(self):
+        episodes = self.play(Perfect(), 3)
+        assert [(e.env, e.episode) for e in episodes] == list(np.ndindex(4, 3))
+        assert {e.length for e in episodes} == {ROWS - 1}
+        assert {e.return_ for e in episodes} == {1.0}
+
+    def test_quotas_can_differ(self):
+        counts = [sum(e.env == i for e in self.play(None, [2, 0, 1, 5])) for i in range(4)]
+        assert counts == [2, 0, 1, 5]
+
+    def test_the_domain_is_that_of_the_episode_that_ended(self):
+        episodes = self.play(Perfect(), 5)
+        for e in episodes:
+            rng = np.random.default_rng([e.seed, e.env, e.episode])
+            assert e.domain == rng.integers(len(DOMAINS))
+        assert len({e.domain for e in episodes}) == 2
+
+    def test_layouts_do_not_depend_on_the_policy_or_on_earlier_plays(self):
+        vector = Catch(DOMAINS, 4, seed=0)
+        first = self.play(None, 6, vector=vector)
+        second = self.play(Perfect(), 6, vector=vector)
+        assert [e.domain for e in first] == [e.domain for e in second]
+        assert self.play(None, 6, vector=vector) == first
+        assert self.play(None, 6, seed=8, vector=vector) != first
+
+    def test_short_episodes_are_not_favoured(self):
+        episodes = self.play(Perfect(), 4, vector=Ragged(DOMAINS, 4, seed=0))
+        for e in episodes:
+            rng = np.random.default_rng([e.seed, e.env, e.episode])
+            rng.integers(len(DOMAINS))
+            ball, paddle = rng.integers(COLUMNS, size=2)
+            assert (e.length == 1) == (ball == paddle)
+        assert [(e.env, e.episode) for e in episodes] == list(np.ndindex(4, 4))
+
+    def test_a_policy_refuses_another_perception(self):
+        policy = new_policy(toy_perception(version=1))
+        with pytest.raises(FingerprintError, match="factors-1.*not on 'factors' factors-0"):
+            self.play(policy, 1)
+
+    def test_a_policy_needs_a_perception(self):
+        with pytest.raises(ValueError, match="needs the perception"):
+            play_episodes(Perfect(), None, Catch(DOMAINS, 1, seed=0), 1, epsilon=0.0, seed=0)
+
+
+class TestPolicyFile:
+    @pytest.mark.parametrize("name", ["factors", "pixels"])
+    def test_a_policy_comes_back_as_it_was(self, run, name):
+        policy = new_policy(toy_perception(name))
+        save_policy(run, CELL, policy, "{}")
+        loaded = load_policy(run, CELL)
+        assert loaded.perception_fingerprint == policy.perception_fingerprint
+        assert loaded.network.shape == policy.network.shape
+        assert torch.equal(loaded.network.parameters_vector, policy.network.parameters_vector)
+
+    def test_a_missing_policy_is_named(self, run):
+        with pytest.raises(MissingFileError, match="dqn-factors-s0 is not trained yet"):
+            load_policy(run, CELL)
+
+    def test_a_truncated_policy_is_named(self, run):
+        save_policy(run, CELL, new_policy(toy_perception()), "{}")
+        path = run.agent(CELL.id) / "policy.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(CorruptFileError, match=r"dqn-factors-s0/policy\.safetensors"):
+            load_policy(run, CELL)
+
+
+def test_workers_play_what_one_process_plays_exactly_so_often(cluster):
+    config = RayConfig(workers=2, envs_per_worker=3)
+    policy, perception = new_policy(toy_perception()), toy_perception()
+    options = {"epsilon": 0.1, "seed": 5}
+    with WorkerPool(config, Catch) as pool:
+        episodes = pool.evaluate(policy, perception, DOMAINS, 10, **options)
+        again = pool.evaluate(policy, perception, DOMAINS, 10, **options)
+        few = pool.evaluate(policy, perception, DOMAINS, 1, **options)
+        floor = pool.evaluate(None, None, DOMAINS, 10, **options)
+    assert len(episodes) == 10 and len(few) == 1
+    assert again == episodes
+    assert [e.domain for e in floor] == [e.domain for e in episodes]
+    seeds = list(dict.fromkeys(e.seed for e in episodes))
+    quotas = ([2, 2, 1], [2, 2, 1])
+    alone = [
+        Worker(Catch).evaluate(policy, perception, DOMAINS, quota, epsilon=0.1, seed=seed)
+        for quota, seed in zip(quotas, seeds, strict=True)
+    ]
+    assert episodes == alone[0] + alone[1]

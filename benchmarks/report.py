@@ -195,7 +195,8 @@ def _curve(
     """Mean and range over seeds, at the frames of the shortest curve."""
     shortest = min(seeds, key=lambda seed: seed[-1][0])
     frames = [frame for frame, _ in shortest]
-    values = np.array([np.interp(frames, *zip(*seed, strict=True)) for seed in seeds])
+    curves = [np.array(seed) for seed in seeds]
+    values = np.array([np.interp(frames, curve[:, 0], curve[:, 1]) for curve in curves])
     return figures.Curve(
         key=perception,
         label=LABELS.get(perception, perception),

@@ -148,10 +148,9 @@ class Score:
             raise CorruptFileError(
                 f"{where}: 'split' holds {row['split']!r}; allowed are 'source' and 'target'"
             )
-        fields = {
-            name: tuple(row[name]) if kind is list else row[name] for name, kind in _TYPES.items()
-        }
-        return cls(value=float(fields.pop("return")), **fields)
+        fields = {**row, "tags": tuple(row["tags"]), "layout_seed": tuple(row["layout_seed"])}
+        fields["value"] = float(value)
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
 
 
 def parse_scores(rows: Iterable[Mapping[str, Any]], name: str = "scores.jsonl") -> list[Score]:

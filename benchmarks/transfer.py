@@ -107,7 +107,8 @@ def score_transfer(
             policy is.
         FingerprintError: A policy was trained on another vision than the run holds.
         DarlaError: A worker died, or a return is not a finite number.
-    """    @contextmanager
+    """ @ contextmanager
+
     def workers() -> Iterator[Player]:
         factory = functools.partial(make_vector, config.environment)
         with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:

@@ -1,0 +1,428 @@
+"""What `benchmarks.throughput` times: our hot paths and the same work by other libraries.
+
+A contender is a function without arguments that prepares everything, warm-up included, and returns
+a `Measure`. It runs in a process of its own; libraries are imported there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from darla.config import (
+    AgentsConfig,
+    Config,
+    DQNConfig,
+    OptimisationConfig,
+    RayConfig,
+    VAEConfig,
+    VisionConfig,
+)
+from darla.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    import torch
+
+    from darla.perception import Perception
+    from darla.vision.networks import VAE
+    from darla.vision.training import Trainer
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Measure = Callable[[float], float]
+"""Works for about so many seconds and returns units of work per second."""
+Contender = Callable[[], Measure]
+
+SIZE = 64
+OBJECTS = 20
+BATCH = 100
+PICTURES = 2_000
+ELBO_STEPS = 40
+WORKERS, ENVS_PER_WORKER = 2, 8
+WARMUP = 2_000
+EPSILON = 0.05
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Repeats `work`, which returns the units it did, for `seconds`; returns units per second."""
+    began = now = time.perf_counter()
+    done = 0
+    while now - began < seconds:
+        done += work()
+        now = time.perf_counter()
+    return done / (now - began)
+
+
+# -- env -------------------------------------------------------------------------------------------
+
+
+def lab_frames() -> Measure:
+    """Frames of the Lab at random poses, all 20 objects in the room."""
+    from envs.lab import DEPTH, OBJECTS, WIDTH, LabSimulation, shared_renderer
+    from envs.suites import get_suite
+
+    assert OBJECTS == globals()["OBJECTS"], "the peer must show as many objects"
+    rooms = 16
+    renderer = shared_renderer(SIZE)
+    simulation = LabSimulation(get_suite("lab").d_u, rooms, frame_skip=12)
+    rng = np.random.default_rng(0)
+    out = np.empty((SIZE, SIZE, 3), np.uint8)
+    for room in range(rooms):
+        simulation.begin(room)
+
+    def work() -> int:
+        for room in range(rooms):
+            simulation.pose[room] = rng.uniform(
+                (0.4, 0.4, -np.pi), (WIDTH - 0.4, DEPTH - 0.4, np.pi)
+            )
+            simulation.draw(room, renderer, out)
+        return rooms
+
+    rate(work, 0.5)
+    return functools.partial(rate, work)
+
+
+def lab_steps() -> Measure:
+    """Whole steps of the Lab's vector environment, with random actions and automatic resets."""
+    from darla.config import EnvironmentConfig
+    from envs import make_vector
+    from envs.suites import get_suite
+
+    rooms = 16
+    vector = make_vector(EnvironmentConfig(size=SIZE), get_suite("lab").d_u, rooms, seed=0)
+    rng = np.random.default_rng(0)
+    vector.reset(seed=0)
+
+    def work() -> int:
+        vector.step(rng.integers(8, size=rooms))
+        return rooms
+
+    rate(work, 0.5)
+    return functools.partial(rate, work)
+
+
+def _miniworld(objects: int) -> Any:
+    import pyglet
+
+    pyglet.options["headless"] = True
+    from miniworld.envs.pickupobjects import PickupObjects
+
+    environment = PickupObjects(num_objs=objects, obs_width=SIZE, obs_height=SIZE)
+    environment.reset(seed=0)
+    return environment
+
+
+def miniworld_frames(objects: int = OBJECTS) -> Measure:
+    """Frames of MiniWorld's PickupObjects at random poses."""
+    environment = _miniworld(objects)
+    rng = np.random.default_rng(0)
+    agent, size = environment.agent, environment.size
+
+    def work() -> int:
+        x, z, heading = rng.uniform((0.4, 0.4, -np.pi), (size - 0.4, size - 0.4, np.pi))
+        agent.pos, agent.dir = np.array([x, 0.0, z]), heading
+        environment.render_obs()
+        return 1
+
+    rate(work, 0.5)
+    return functools.partial(rate, work)
+
+
+def miniworld_steps(objects: int = OBJECTS) -> Measure:
+    """Whole steps of MiniWorld's PickupObjects, with random actions and resets."""
+    environment = _miniworld(objects)
+    rng = np.random.default_rng(0)
+
+    def work() -> int:
+        *_, terminated, truncated, _ = environment.step(int(rng.integers(5)))
+        if terminated or truncated:
+            environment.reset()
+        return 1
+
+    rate(work, 0.5)
+    return functools.partial(rate, work)
+
+
+# -- vision ----------------------------------------------------------------------------------------
+
+
+def _pictures() -> torch.Tensor:
+    """Coloured blocks, uint8 [PICTURES, SIZE, SIZE, 3]: speed does not depend on what they show."""
+    import torch
+
+    blocks = np.random.default_rng(0).integers(0, 256, (PICTURES, 8, 8, 3), np.uint8)
+    return torch.from_numpy(blocks.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2))
+
+
+def _vae(seed: int = 0) -> VAE:
+    import torch
+
+    from darla.vision.networks import VAE
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return VAE(SIZE)
+
+
+def _trainer(reconstruction: str, precision: Precision) -> Trainer:
+    from darla.vision.losses import DAEReconstruction, PixelReconstruction
+    from darla.vision.networks import DAE
+    from darla.vision.training import Trainer, VAEObjective
+
+    term = PixelReconstruction() if reconstruction == "pixel" else DAEReconstruction(DAE(SIZE))
+    defaults = VAEConfig()
+    return Trainer(
+        VAEObjective(_vae(), term, defaults.beta, defaults.decoder),
+        _pictures(),
+        OptimisationConfig(images=10**9, batch=BATCH, learning_rate=1e-4),
+        VisionConfig(precision=precision),
+    )
+
+
+def vae_images(reconstruction: str = "pixel", precision: Precision = "float32") -> Measure:
+    """Images through training steps of our beta-VAE, exactly as `darla pretrain` takes them.
+
+    Args:
+        reconstruction: 'pixel' or 'dae'.
+        precision: 'float32', 'bfloat16' or 'auto'.
+    """
+    trainer = _trainer(reconstruction, precision)
+
+    def work() -> int:
+        trainer.step()
+        return BATCH
+
+    for _ in range(3):
+        work()
+    return functools.partial(rate, work)
+
+
+def _pythae_model() -> Any:
+    from pythae.models import BetaVAE, BetaVAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    vae = _vae()
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, pictures: torch.Tensor) -> ModelOutput:
+            mean, log_variance = self.vae.encode(pictures)
+            return ModelOutput(embedding=mean, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, latents: torch.Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.vae.decode(latents)[0])
+
+    config = BetaVAEConfig(
+        input_dim=(3, SIZE, SIZE),
+        latent_dim=vae.posterior.out_features // 2,
+        reconstruction_loss="mse",
+        beta=VAEConfig().beta,
+    )
+    return BetaVAE(config, encoder=Encoder(), decoder=Decoder())
+
+
+def pythae_trainer_images() -> Measure:
+    """Images through pythae's own trainer and loader, with our networks: what its user gets."""
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    pictures = (_pictures()[: 5 * BATCH].permute(0, 3, 1, 2).float() / 255.0).contiguous()
+    trainer = BaseTrainer(
+        _pythae_model(),
+        BaseDataset(pictures, torch.zeros(len(pictures))),
+        training_config=BaseTrainerConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=BATCH,
+            learning_rate=1e-4,
+            no_cuda=True,
+        ),
+    )
+    trainer.prepare_training()
+
+    def work() -> int:
+        trainer.train_step(epoch=1)
+        return len(pictures)
+
+    work()
+    return functools.partial(rate, work)
+
+
+def pythae_step_images() -> Measure:
+    """Images through pythae's model alone: batches ready in memory, no loader, no trainer."""
+    import torch
+
+    pictures = (_pictures()[:BATCH].permute(0, 3, 1, 2).float() / 255.0).contiguous()
+    model = _pythae_model().train()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def work() -> int:
+        optimiser.zero_grad()
+        model({"data": pictures}).loss.backward()
+        optimiser.step()
+        return BATCH
+
+    for _ in range(3):
+        work()
+    return functools.partial(rate, work)
+
+
+def elbo_agreement() -> tuple[list[float], list[float]]:
+    """Trains our beta-VAE and pythae's from equal weights on equal batches and equal noise.
+
+    Returns:
+        Losses per image of ours and of pythae's, in nats up to a constant, before each step.
+    """
+    import torch
+
+    from darla.vision.evaluation import to_float
+    from darla.vision.losses import PixelReconstruction
+    from darla.vision.training import VAEObjective, make_optimiser
+
+    pictures = _pictures()
+    ours, theirs = VAEObjective(_vae(), PixelReconstruction(), VAEConfig().beta), _pythae_model()
+    optimisation = OptimisationConfig(images=1, batch=BATCH, learning_rate=1e-4)
+    our_optimiser = make_optimiser(ours.model, optimisation)
+    their_optimiser = torch.optim.Adam(theirs.parameters(), optimisation.learning_rate)
+    losses: tuple[list[float], list[float]] = ([], [])
+    for step in range(ELBO_STEPS):
+        start = step * BATCH % PICTURES
+        batch = to_float(pictures[start : start + BATCH])
+        noise = ours.draw(BATCH, SIZE, torch.Generator().manual_seed(step))
+        our_loss, _ = ours.loss(batch, *noise)
+        torch.manual_seed(step)  # pythae draws from the global generator
+        their_loss = theirs({"data": batch}).loss
+        for loss, optimiser in ((our_loss, our_optimiser), (their_loss, their_optimiser)):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        losses[0].append(our_loss.item())
+        losses[1].append(their_loss.item())
+    return losses
+
+
+# -- dqn -------------------------------------------------------------------------------------------
+
+
+def _experiment(folder: str) -> Config:
+    """A training that never ends, in the state after its warm-up."""
+    return Config(
+        name="throughput",
+        runs=folder,
+        ray=RayConfig(workers=WORKERS, envs_per_worker=ENVS_PER_WORKER),
+        agents=AgentsConfig(
+            decisions=10**9,
+            evaluate_every=10**9,
+            dqn=DQNConfig(epsilon_start=EPSILON, epsilon_end=EPSILON, warmup=WARMUP),
+        ),
+    )
+
+
+def _perception(config: Config) -> Perception:
+    """The encoder of the `darla` architecture, untrained: as fast as a trained one."""
+    from darla.perception import load_perception
+
+    return load_perception("random", RunDirectory.open(config), 0, state_size=0)
+
+
+def dqn_decisions() -> Measure:
+    """Decisions of our DQN: two Ray workers, and the learner in this process."""
+    import torch
+
+    from agents.cells import Cell
+    from agents.training import Trainer
+    from agents.worker import WorkerPool
+    from darla.cluster import ray_session
+    from envs import make_vector
+    from envs.suites import get_suite
+
+    torch.set_num_threads(1)
+    config = _experiment(tempfile.mkdtemp())
+    stack = ExitStack()
+    stack.enter_context(ray_session(config.ray))
+    factory = functools.partial(make_vector, config.environment)
+    pool = stack.enter_context(WorkerPool(config.ray, factory))
+    cell = Cell("dqn", "random", 0)
+    trainer = Trainer(config, cell, pool, _perception(config), get_suite(config.suite).d_s)
+
+    def work() -> int:
+        before = trainer.decisions
+        trainer.launch()
+        trainer.learn()
+        trainer.receive()
+        return trainer.decisions - before
+
+    while trainer.decisions < 2 * WARMUP:
+        work()
+    measure = functools.partial(rate, work)
+    measure.cluster = stack  # type: ignore[attr-defined]  # lives as long as the measure
+    return measure
+
+
+def sb3_decisions() -> Measure:
+    """Decisions of Stable-Baselines3's DQN on the same latents, encoded in batches."""
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from benchmarks.latent_vec_env import LatentVecEnv
+    from envs import make_vector
+    from envs.suites import get_suite
+
+    config = _experiment(tempfile.mkdtemp())
+    dqn = config.agents.dqn
+    environments = WORKERS * ENVS_PER_WORKER
+    sources = get_suite(config.suite).d_s
+    vector = make_vector(config.environment, sources, environments, seed=0)
+    model = DQN(
+        "MlpPolicy",
+        LatentVecEnv(vector, _perception(config)),
+        learning_rate=dqn.learning_rate,
+        buffer_size=dqn.replay,
+        learning_starts=WARMUP,
+        batch_size=dqn.batch,
+        gamma=dqn.discount,
+        n_steps=dqn.n_step,
+        train_freq=(1, "step"),
+        gradient_steps=environments // dqn.decisions_per_update,
+        target_update_interval=dqn.target_period * dqn.decisions_per_update,
+        exploration_initial_eps=EPSILON,
+        exploration_final_eps=EPSILON,
+        max_grad_norm=dqn.gradient_norm or math.inf,
+        policy_kwargs={"net_arch": list(dqn.hidden)},
+        device="cpu",
+        seed=0,
+    )
+
+    class Until(BaseCallback):
+        """Ends the training at a time."""
+
+        deadline = 0.0
+
+        def _on_step(self) -> bool:
+            return time.perf_counter() < self.deadline
+
+    until = Until()
+
+    def measure(seconds: float) -> float:
+        before, began = model.num_timesteps, time.perf_counter()
+        until.deadline = began + seconds
+        model.learn(10**9, callback=until, reset_num_timesteps=False)
+        return (model.num_timesteps - before) / (time.perf_counter() - began)
+
+    model.learn(2 * WARMUP)
+    return measure

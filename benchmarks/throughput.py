@@ -1,0 +1,308 @@
+"""Speed beside peers: `python -m benchmarks.throughput env|vision|dqn` prints JSON lines.
+
+Every contender lives in a process of its own, with pinned threads, and waits while another is
+measured. Rounds are interleaved: in each one all contenders work for the same time, one after the
+other. `value` and `peer_value` are medians over rounds, `ratio` is the median of the rounds'
+ratios, since whatever else slows the machine slows both sides of a round. `rounds` holds every
+measurement as [ours, peer].
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmarks import contenders
+from benchmarks.contenders import Contender
+from darla.errors import DarlaError, DependencyError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PACKAGES = ("torch", "numpy", "mujoco", "ray", "miniworld", "pyglet", "pythae", "stable-baselines3")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Something to measure.
+
+    Attributes:
+        name: What it is called in the output.
+        contender: Prepares it.
+        threads: Threads of its process.
+    """
+
+    name: str
+    contender: Contender
+    threads: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of output: one side beside another.
+
+    Attributes:
+        name: Name of the figure.
+        unit: Unit of both values.
+        ours: Name of a side.
+        peer: Name of another side.
+        inverted: Whether the ratio is that of times and not of rates (peer / ours).
+    """
+
+    name: str
+    unit: str
+    ours: str
+    peer: str
+    inverted: bool = False
+
+
+def measure(sides: Sequence[Side], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Rates of every side in every round.
+
+    Args:
+        sides: What to measure, in the order of a round.
+        rounds: Number of rounds.
+        seconds: Seconds of a side in a round.
+
+    Raises:
+        DependencyError, DarlaError: What a contender raised while it was prepared or measured.
+    """
+    processes = [_start(side) for side in sides]
+    try:
+        for _, pipe in processes:
+            _answer(pipe)
+        rates: dict[str, list[float]] = {side.name: [] for side in sides}
+        for _ in range(rounds):
+            for side, (_, pipe) in zip(sides, processes, strict=True):
+                pipe.send(seconds)
+                rates[side.name].append(_answer(pipe))
+        return rates
+    finally:
+        for process, pipe in processes:
+            pipe.close()
+            process.join(20)
+            process.kill()
+
+
+def line(
+    figure: Figure, rates: Mapping[str, Sequence[float]], threads: Mapping[str, int]
+) -> dict[str, Any]:
+    """The JSON line of a figure.
+
+    Args:
+        figure: What to compare.
+        rates: As `measure` returns them.
+        threads: Threads of every side.
+    """
+    pairs = list(zip(rates[figure.ours], rates[figure.peer], strict=True))
+    ratios = [peer / ours if figure.inverted else ours / peer for ours, peer in pairs]
+    return {
+        "figure": figure.name,
+        "value": round(statistics.median(ours for ours, _ in pairs), 1),
+        "unit": figure.unit,
+        "peer": figure.peer,
+        "peer_value": round(statistics.median(peer for _, peer in pairs), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "rounds": [[round(ours, 1), round(peer, 1)] for ours, peer in pairs],
+        "threads": {"ours": threads[figure.ours], "peer": threads[figure.peer]},
+        "cpus": os.cpu_count(),
+        "versions": _versions(),
+    }
+
+
+def env_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
+    """Frames and whole steps of the Lab beside MiniWorld's PickupObjects, one process each."""
+    _need("miniworld", "MiniWorld")
+    count = threads or 1
+    few = functools.partial(contenders.miniworld_frames, 5)
+    sides = [
+        Side("Lab, random poses", contenders.lab_frames, count),
+        Side("MiniWorld PickupObjects, 20 objects", contenders.miniworld_frames, count),
+        Side("MiniWorld PickupObjects, its own 5 objects", few, count),
+        Side("Lab, steps", contenders.lab_steps, count),
+        Side("MiniWorld PickupObjects, 20 objects, steps", contenders.miniworld_steps, count),
+    ]
+    lab, crowded, own, lab_steps, their_steps = (side.name for side in sides)
+    figures = [
+        Figure("env.frames", "frames/s", lab, crowded),
+        Figure("env.frames.default", "frames/s", lab, own),
+        Figure("env.steps", "frames/s", lab_steps, their_steps),
+    ]
+    return _lines(sides, figures, rounds, seconds)
+
+
+def vision_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
+    """Training steps of our beta-VAE beside pythae's, and of the DAE term beside the pixel term."""
+    _need("pythae", "pythae")
+    count = threads or os.cpu_count() or 1
+    own = functools.partial(contenders.vae_images, "pixel", "auto")
+    dae = functools.partial(contenders.vae_images, "dae", "auto")
+    sides = [
+        Side("beta-VAE, float32", contenders.vae_images, count),
+        Side("pythae BetaVAE, our networks, its trainer", contenders.pythae_trainer_images, count),
+        Side("pythae BetaVAE, our networks, bare step", contenders.pythae_step_images, count),
+        Side("beta-VAE, pixel term", own, count),
+        Side("beta-VAE, DAE term", dae, count),
+    ]
+    ours, trainer, bare, pixel, dae_term = (side.name for side in sides)
+    figures = [
+        Figure("vision.pixel", "images/s", ours, trainer),
+        Figure("vision.pixel.bare", "images/s", ours, bare),
+        Figure("vision.dae_step_time", "images/s", dae_term, pixel, inverted=True),
+    ]
+    return [*_lines(sides, figures, rounds, seconds), _elbo_line(count)]
+
+
+def dqn_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
+    """Decisions of our DQN beside Stable-Baselines3's, on the same latents and update ratio."""
+    _need("stable_baselines3", "Stable-Baselines3")
+    sides = [
+        Side("DQN, two Ray workers and a learner", contenders.dqn_decisions, 1),
+        Side(
+            "Stable-Baselines3 DQN, same latents",
+            contenders.sb3_decisions,
+            threads or os.cpu_count() or 1,
+        ),
+    ]
+    figures = [Figure("dqn.decisions", "decisions/s", sides[0].name, sides[1].name)]
+    return _lines(sides, figures, rounds, seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    benchmarks = {"env": env_lines, "vision": vision_lines, "dqn": dqn_lines}
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("benchmark", choices=benchmarks, help="what to measure")
+    parser.add_argument("--rounds", type=_positive(int), default=5, help="rounds (default: 5)")
+    parser.add_argument(
+        "--seconds", type=_positive(float), default=4.0, help="seconds of a side (default: 4)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=_positive(int),
+        help="threads of a process (default: env 1, vision all CPUs, dqn all CPUs for the peer)",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        for result in benchmarks[given.benchmark](given.rounds, given.seconds, given.threads):
+            print(json.dumps(result), flush=True)
+    except DarlaError as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _lines(
+    sides: Sequence[Side], figures: Sequence[Figure], rounds: int, seconds: float
+) -> list[dict[str, Any]]:
+    rates = measure(sides, rounds, seconds)
+    threads = {side.name: side.threads for side in sides}
+    return [line(figure, rates, threads) for figure in figures]
+
+
+def _elbo_line(threads: int) -> dict[str, Any]:
+    """Whether both train the same thing: losses of the same steps, which must agree."""
+    process, pipe = _start(Side("elbo", contenders.elbo_agreement, threads))  # type: ignore[arg-type]
+    try:
+        ours, theirs = _answer(pipe)
+    finally:
+        process.kill()
+    return {
+        "figure": "vision.elbo",
+        "value": round(ours[-1], 3),
+        "unit": f"negative ELBO per image at step {len(ours)}, nats up to a constant",
+        "peer": "pythae BetaVAE, same weights, batches and noise",
+        "peer_value": round(theirs[-1], 3),
+        "ratio": round(ours[-1] / theirs[-1], 6),
+        "rounds": [[round(a, 3), round(b, 3)] for a, b in zip(ours, theirs, strict=True)],
+        "threads": {"ours": threads, "peer": threads},
+        "cpus": os.cpu_count(),
+        "versions": _versions(),
+    }
+
+
+def _start(side: Side) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    """Starts the process of a side, with its threads pinned before any library is imported."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(side.threads))
+    try:
+        process = context.Process(target=_serve, args=(side.contender, theirs))
+        process.start()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    theirs.close()
+    return process, ours
+
+
+def _serve(contender: Callable[[], Any], pipe: Connection) -> None:
+    """Prepares a contender, says so, and then measures whenever it is told for how long."""
+    os.dup2(2, 1)  # standard output belongs to the figures
+    try:
+        prepared = contender()
+        if not callable(prepared):
+            pipe.send(prepared)
+            return
+        pipe.send(None)
+        while True:
+            pipe.send(prepared(pipe.recv()))
+    except EOFError:
+        return
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        pipe.send(DarlaError(f"{type(error).__name__}: {error}"))
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        answer = pipe.recv()
+    except EOFError as error:
+        raise DarlaError("a contender's process died") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _need(module: str, name: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise DependencyError(f"{name} is not installed: pip install -e '.[peers]'")
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not positive")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,6 @@ from darla.errors import (
     ConfigError,
     DarlaError,
     DependencyError,
-    MissingFileError,
     RunDirectoryError,
     did_you_mean,
 )
@@ -229,11 +228,6 @@ def transfer_command(
     tree = _load(config, overrides)
     cells = cells_of(tree)
     with _opened(tree, create=False) as run:
-        left = [cell.id for cell in cells if not run.finished(f"train/{cell.id}")]
-        if left:
-            raise MissingFileError(
-                f"not trained yet in '{run.path}': {', '.join(left)}; run `darla train` first"
-            )
         _check_machine(tree)
         _answer(_transfer(run, cells, quiet), as_json)
 

@@ -1,0 +1,394 @@
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from darla import doctor
+from darla.cli import app
+from darla.config import Config
+from darla.doctor import Check
+from darla.errors import MissingFileError
+from darla.rundir import RunDirectory
+from darla.storage import append_jsonl, read_jsonl, write_json, write_text
+
+COMMANDS = (
+    "run",
+    "pretrain",
+    "train",
+    "transfer",
+    "report",
+    "domains",
+    "doctor",
+    "config show",
+    "config schema",
+)
+
+
+def darla(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        app([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text("name: tiny\nagents: {perceptions: [darla, factors], seeds: [0, 1]}\n")
+    return path
+
+
+class Stages:
+    """Stands in for the long work: each stage writes one small file, and may be told to fail."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.fails: dict[str, BaseException] = {}
+
+    def _do(self, stage: str) -> None:
+        if stage in self.fails:
+            raise self.fails.pop(stage)
+        self.done.append(stage)
+
+    def collect_frames(self, config: Config, run: RunDirectory, *, quiet: bool) -> dict[str, int]:
+        self._do("frames")
+        write_json(run.frames / "index.json", {})
+        return {"count": config.frames.count}
+
+    def train_vision(self, config: Config, run: RunDirectory, *, quiet: bool) -> dict[str, int]:
+        self._do("vision")
+        write_text(run.vision / "vision.safetensors", "weights")
+        return {"active_units": 10}
+
+    def train_cell(self, config, run, cell, *, quiet: bool) -> dict[str, int]:
+        self._do(cell.id)
+        write_text(run.agent(cell.id) / "policy.safetensors", "weights")
+        return {"decisions": config.agents.decisions}
+
+    def score_transfer(self, config, run, cells, *, quiet: bool) -> None:
+        missing = [c.id for c in cells if not (run.agent(c.id) / "policy.safetensors").exists()]
+        if missing:
+            raise MissingFileError(f"not trained yet: {', '.join(missing)}")
+        self._do("transfer")
+        if not run.scores.exists():
+            append_jsonl(run.scores, [{"cell": cell.id} for cell in cells])
+
+    def write_results(self, run: RunDirectory) -> dict[str, int]:
+        results = {"episodes": len(read_jsonl(run.scores))}
+        write_json(run.results_json, results)
+        return results
+
+    def write_report(self, runs: list[Path], output: Path) -> None:
+        write_text(output, f"<html>{len(runs)}</html>")
+
+    def terminal_table(self, results: dict[str, int]) -> str:
+        return f"table of {results['episodes']} episodes"
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    fakes = Stages()
+    for module, names in {
+        "envs.collect": ("collect_frames",),
+        "darla.vision.pretrain": ("train_vision",),
+        "agents.training": ("train_cell",),
+        "benchmarks.transfer": ("score_transfer",),
+        "benchmarks.results": ("write_results", "terminal_table"),
+        "benchmarks.report": ("write_report",),
+    }.items():
+        fake = types.ModuleType(module)
+        for name in names:
+            setattr(fake, name, getattr(fakes, name))
+        monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr(doctor, "check_gl", lambda: Check("OpenGL", "ok", "fake"))
+    return fakes
+
+
+ALL = ["frames", "vision", *(f"dqn-{p}-s{s}" for p in ("darla", "factors") for s in (0, 1))]
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from darla.cli import app\n"
+        "try:\n    app(['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'mujoco', 'numpy', 'pydantic'} & sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Learn to see" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    assert darla(*command.split(), "--help") == 0
+    out = capsys.readouterr().out
+    assert f"Example: darla {command}" in out
+    assert "--debug" in out
+
+
+def test_every_example_is_valid(config, stages, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "diagnose", lambda: [])
+    (config.parent / "configs").mkdir()
+    (config.parent / "configs" / "lab-quick.yaml").write_text("name: lab-quick\n")
+    darla("run", "lab-quick")
+    for command in COMMANDS:
+        darla(*command.split(), "--help")
+        example = capsys.readouterr().out.partition("Example: darla ")[2].split()
+        if command == "domains":
+            example = example[: example.index("-o")]
+        assert darla(*example) == 0, (example, capsys.readouterr().err)
+
+
+def test_run_does_all_stages_in_order_and_prints_the_table(config, stages, capsys):
+    assert darla("run", config) == 0
+    assert stages.done == [*ALL, "transfer"]
+    out, err = capsys.readouterr()
+    assert out == "table of 4 episodes\n"
+    assert "report: runs/tiny/report.html" in err
+    run = RunDirectory.load(config.parent / "runs" / "tiny")
+    assert run.report.exists() and run.finished("report")
+    recorded = run.status()["stages"]
+    assert recorded["frames"]["facts"] == {"count": 40_000}
+    assert list(recorded["train/dqn-darla-s1"]["parents"]) == ["vision/vision.safetensors"]
+
+
+def test_run_again_repeats_nothing_that_is_finished(config, stages, capsys):
+    darla("run", config)
+    stages.done.clear()
+    assert darla("run", config, "--json", "--quiet") == 0
+    assert stages.done == ["transfer"]
+    out, err = capsys.readouterr()
+    assert json.loads(out[out.index("{") :]) == {"episodes": 4}
+
+
+@pytest.mark.parametrize("stage", ALL)
+def test_run_continues_where_it_was_interrupted(config, stages, stage, capsys):
+    stages.fails[stage] = KeyboardInterrupt()
+    assert darla("run", config) == 130
+    assert "darla: interrupted; repeat the command" in capsys.readouterr().err
+    assert stages.done == ALL[: ALL.index(stage)]
+    assert darla("run", config) == 0
+    assert stages.done == [*ALL, "transfer"]
+
+
+def test_quiet_says_nothing_but_the_answer(config, stages, capsys):
+    assert darla("run", config, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_stages_one_by_one_are_the_run(config, stages, capsys):
+    assert darla("transfer", config) == 2
+    assert "no run directory 'runs/tiny'" in capsys.readouterr().err
+    assert darla("pretrain", config, "--json", "--quiet") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == {"frames": {"count": 40_000}, "vision": {"active_units": 10}}
+    assert darla("transfer", config) == 2
+    assert "not trained yet: dqn-darla-s0" in capsys.readouterr().err
+    assert darla("train", config, "--quiet") == 0
+    assert darla("transfer", config) == 0
+    assert stages.done == [*ALL, "transfer"]
+
+
+def test_train_can_be_narrowed_to_cells(config, stages, capsys):
+    words = ("--perception", "factors", "--seed", "1", "--algorithm", "dqn", "--json")
+    assert darla("train", config, *words) == 0
+    assert stages.done == ["dqn-factors-s1"]
+    assert json.loads(capsys.readouterr().out) == {"dqn-factors-s1": {"decisions": 120_000}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--perception", "factor"), "no perception 'factor' (did you mean 'factors'?); it has"),
+        (("--seed", "7"), "no seed '7'; it has 0, 1"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
+    config, stages, words, message, capsys
+):
+    assert darla("train", config, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (config.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("vision.betta=1",), "unknown key 'vision.betta' (did you mean 'vision.vae.beta'?)"),
+        (("frames.count=no",), "'frames.count' must be an integer >= 1, not the text 'no'"),
+        (("agents.seeds=[-1]",), "'agents.seeds[0]' must be an integer >= 0, not -1"),
+        (("suite=labb",), "unknown suite 'labb' (did you mean 'lab'?)"),
+        (("vision.device=gpu",), "'vision.device' must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(config, stages, words, message, capsys):
+    assert darla("run", config, *words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"darla: {message}") and err.count("\n") == 1
+    assert stages.done == [] and not (config.parent / "runs").exists()
+
+
+def test_every_fault_of_a_configuration_is_told(config, stages, capsys):
+    assert darla("run", config, "frames.count=0", "vision.betta=1") == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_run_directory_of_another_configuration_is_refused(config, stages, capsys):
+    darla("run", config)
+    stages.done.clear()
+    assert darla("run", config, "frames.count=7") == 2
+    err = capsys.readouterr().err
+    assert "frames.count 40000 -> 7" in err and "name=tiny-2" in err
+    assert stages.done == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_work(config, stages, capsys):
+    assert darla("run", config, "frames.count=1000000000000") == 2
+    err = capsys.readouterr().err
+    assert "GiB free; give runs=FOLDER elsewhere" in err
+    assert stages.done == []
+
+
+def test_without_opengl_nothing_starts_unless_it_is_not_needed(config, stages, capsys, monkeypatch):
+    broken = Check("OpenGL", "broken", "no frame could be rendered", "apt-get install libegl1")
+    monkeypatch.setattr(doctor, "check_gl", lambda: broken)
+    assert darla("run", config) == 2
+    assert capsys.readouterr().err == (
+        "darla: no frame could be rendered; apt-get install libegl1\n"
+    )
+    assert darla("train", config, "--perception", "factors") == 0
+    assert stages.done == ["dqn-factors-s0", "dqn-factors-s1"]
+
+
+def test_a_damaged_table_is_named(config, stages, capsys):
+    darla("run", config)
+    (config.parent / "runs" / "tiny" / "scores.jsonl").write_text('{"a": 1}\nx\n{"a": 2}\n')
+    assert darla("run", config) == 2
+    assert "scores.jsonl', line 2" in capsys.readouterr().err
+
+
+def test_a_defect_is_one_line_and_a_traceback_only_with_debug(config, stages, capsys):
+    stages.fails["frames"] = ZeroDivisionError("division\nby zero")
+    assert darla("run", config) == 1
+    err = capsys.readouterr().err
+    assert err == (
+        "darla: ZeroDivisionError: division by zero; this is a defect: run again with --debug\n"
+    )
+    stages.fails["frames"] = ZeroDivisionError("division by zero")
+    assert darla("run", config, "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_an_error(config, stages, capsys):
+    assert darla("run", config, "suite=labb", "--debug") == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.splitlines()[-1].startswith("darla: unknown suite")
+
+
+def test_report_takes_run_directories(config, stages, capsys):
+    assert darla("report", "runs/tiny") == 2
+    assert "'runs/tiny' is no run directory" in capsys.readouterr().err
+    darla("run", config)
+    darla("run", config, "name=other")
+    (config.parent / "runs/tiny/report.html").unlink()
+    capsys.readouterr()
+    assert darla("report", "runs/tiny", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"report": "runs/tiny/report.html"}
+    assert (config.parent / "runs/tiny/report.html").read_text() == "<html>1</html>"
+
+    assert darla("report", "runs/tiny", "runs/other") == 2
+    assert "add -o report.html" in capsys.readouterr().err
+    assert darla("report", "runs/tiny", "runs/other", "-o", "tiny.yaml") == 2
+    assert "must end in .html" in capsys.readouterr().err
+    assert darla("report", "runs/tiny", "runs/other", "-o", "both.html") == 0
+    assert (config.parent / "both.html").read_text() == "<html>2</html>"
+
+
+def test_domains_are_listed_with_their_tags(config, capsys):
+    assert darla("domains", config) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (target,) = [line for line in lines if line.split()[0] == "lab/B/hat-can"]
+    assert "target, policy-ood" in target
+    assert darla("domains", config, "--json") == 0
+    (row,) = [
+        row
+        for row in json.loads(capsys.readouterr().out)["domains"]
+        if row["id"] == "lab/B/hat-can"
+    ]
+    assert row["factors"]["room"] == "B" and "source" not in row["tags"]
+
+
+def test_a_sheet_overwrites_pictures_only(config, capsys, monkeypatch):
+    drawn: list[Path] = []
+    sheet = types.SimpleNamespace(draw_sheet=lambda tree, path: drawn.append(path))
+    monkeypatch.setitem(sys.modules, "envs.sheet", sheet)
+    Path("thesis.png").write_text("no picture")
+    Path("folder.png").mkdir()
+    Path("old.png").write_bytes(b"\x89PNG\r\n\x1a\n...")
+    for name, message in {
+        "thesis.png": "exists and is no PNG picture",
+        "folder.png": "is a folder",
+        "sheet.jpg": "must end in .png",
+    }.items():
+        assert darla("domains", config, "-o", name) == 2
+        assert message in capsys.readouterr().err
+    assert drawn == []
+    for name in ("old.png", "new.png"):
+        assert darla("domains", config, "-o", name) == 0
+    assert drawn == [Path("old.png"), Path("new.png")]
+
+
+def test_doctor_fails_when_something_needed_is_broken(capsys, monkeypatch):
+    checks = [Check("torch", "ok", "2"), Check("disk", "warning", "1 GiB free", "free some")]
+    monkeypatch.setattr(doctor, "diagnose", lambda: checks)
+    assert darla("doctor") == 0
+    assert "-> free some" in capsys.readouterr().out
+    checks.append(Check("ray", "broken", "does not start", "make install"))
+    assert darla("doctor", "--json") == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["checks"][2]["remedy"] == "make install"
+    assert err == "darla: broken: ray\n"
+
+
+def test_config_show_prints_what_can_be_read_again(config, capsys):
+    assert darla("config", "show", config, "vision.vae.beta=2") == 0
+    shown = capsys.readouterr().out
+    Path("shown.yaml").write_text(shown)
+    assert darla("config", "show", "shown.yaml") == 0
+    assert capsys.readouterr().out == shown
+    assert darla("config", "show", config, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["agents"]["seeds"] == [0, 1]
+
+
+def test_config_schema_tells_every_key(capsys):
+    assert darla("config", "schema") == 0
+    text = capsys.readouterr().out
+    assert "frames.count: 40000" in text and "an integer >= 1" in text
+    assert darla("config", "schema", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"key", "allowed", "default", "description"} == rows[0].keys()
+    assert all(f"{row['key']}: " in text for row in rows)
+
+
+@pytest.mark.parametrize("words", [("frobnicate",), ("run",), ("run", "x", "--frobnicate")])
+def test_a_wrong_command_line_ends_with_2(words, capsys):
+    assert darla(*words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_defect():
+    program = "from darla.cli import main; main()"
+    words = [sys.executable, "-c", program, "config", "schema"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""

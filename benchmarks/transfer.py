@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from agents.acting import POLICY_FILE, Episode, Policy, load_policy
 from agents.cells import Cell, perception_of
@@ -22,15 +22,13 @@ from benchmarks.results import RANDOM_POLICY, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.errors import DarlaError, MissingFileError
+from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_jsonl
 from envs import make_vector
 from envs.domains import ENCODER_OOD, Domain, Suite
 from envs.suites import get_suite
-
-if TYPE_CHECKING:
-    from darla.perception import Perception
 
 FLOOR = Cell(RANDOM_POLICY, "none", 0)
 """The uniform random policy, as a cell: the score of knowing nothing."""
@@ -53,7 +51,7 @@ class Player(Protocol):
         ...
 
 
-Loader = Callable[[Cell], "tuple[Policy, Perception]"]
+Loader = Callable[[Cell], tuple[Policy, Perception]]
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,11 @@ def score_transfer(
             policy is.
         FingerprintError: A policy was trained on another vision than the run holds.
         DarlaError: A worker died, or a return is not a finite number.
-    """ @ contextmanager
+    """
+    factory = functools.partial(make_vector, config.environment)
 
+    @contextmanager
     def workers() -> Iterator[Player]:
-        factory = functools.partial(make_vector, config.environment)
         with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
             yield pool
 

@@ -1,0 +1,212 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.report import write_report
+from benchmarks.results import number, read_scores
+from darla.config import AgentsConfig, Config
+from darla.errors import CorruptFileError, MissingFileError
+from darla.rundir import RunDirectory
+from darla.storage import append_jsonl, write_json
+
+
+class Reader(HTMLParser):
+    """Collects what a page refers to, its ids, and the cells of its tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data", "xlink:href", "poster"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += " ".join(data.split()) + " "
+
+
+def empty_run(folder: Path, name: str = "r") -> RunDirectory:
+    return RunDirectory.open(
+        Config(name=name, runs=str(folder), agents=AgentsConfig(seeds=(0, 1, 2)))
+    )
+
+
+@pytest.fixture
+def full_run(tmp_path: Path, scores_of) -> RunDirectory:
+    run = empty_run(tmp_path)
+    scores = scores_of("darla") + scores_of("pixels", target=1.0)
+    scores += scores_of(
+        "none", algorithm="random-policy", seeds=1, source=0.0, target=0.0, frames=0
+    )
+    append_jsonl(run.scores, [score.row() for score in scores])
+    for perception in ("darla", "pixels"):
+        for seed in range(3):
+            points = [
+                {"frames": 12_000 * step, "split": split, "return": step + seed}
+                for step in (1, 2, 3)
+                for split in ("train", "source")
+            ]
+            append_jsonl(run.agent(f"dqn-{perception}-s{seed}") / "metrics.jsonl", points)
+    run.vision.mkdir()
+    for name in ("vision/reconstructions.png", "vision/traversals.png", "domains.png"):
+        Image.new("RGB", (64, 32), "red").save(run.path / name)
+    write_json(
+        run.vision / "report.json",
+        {
+            "share of frames with an object": 0.71,
+            "dae": {"object_error": 0.2125, "epochs": 12_345},
+            "vae": {"kl_per_latent": [3.0, 2.0, 1.0, 0.5], "active": 3, "gate": True, "note": None},
+            "probes": {"room": {"accuracy": 0.99, "n": 10}, "pair": {"accuracy": 0.5, "n": 10}},
+        },
+    )
+    run.start("frames")
+    run.finish("frames", count=3)
+    run.start("train/dqn-darla-s0")
+    return run
+
+
+def report(*runs: RunDirectory) -> str:
+    output = runs[0].path / "report.html"
+    write_report([run.path for run in runs], output)
+    return output.read_text()
+
+
+def test_the_page_asks_for_nothing_from_anywhere(full_run: RunDirectory) -> None:
+    text = report(full_run)
+    page = Reader(text)
+    assert page.references
+    assert all(reference.startswith(("data:", "#")) for reference in page.references)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert not re.search(r"https?:|url\(|@import|//cdn", text)
+    assert page.tags.count("img") == 3
+
+
+def test_the_table_is_recomputed_from_the_rows(full_run: RunDirectory) -> None:
+    scores = read_scores(full_run)
+    rows = Reader(report(full_run)).rows
+    table = {row[0].strip(): row for row in rows if len(row) == 6 and row[5].strip() != "frames"}
+    for label, perception in (("DARLA", "darla"), ("pixels, end to end", "pixels")):
+        means = [
+            np.mean([s.value for s in scores if (s.perception, s.group) == (perception, group)])
+            for group in ("source", "target")
+        ]
+        shown = [cell.split()[0] for cell in table[label][1:4]]
+        assert shown == [number(value) for value in (*means, means[0] - means[1])]
+        assert table[label][4].strip() == "3"
+
+
+def test_every_domain_is_in_the_page_under_its_kind(full_run: RunDirectory) -> None:
+    rows = [row[0].strip() for row in Reader(report(full_run)).rows if row]
+    order = [
+        next(i for i, cell in enumerate(rows) if cell.startswith(start))
+        for start in (
+            "Source:",
+            "lab/B/cake",
+            "Target, policy-ood",
+            "Target, encoder-ood",
+            "lab/B/hat-can/l",
+        )
+    ]
+    assert order == sorted(order)
+
+
+def test_curves_vision_and_stages_are_shown(full_run: RunDirectory) -> None:
+    text = report(full_run)
+    assert text.count("<polyline") == 2 * 2
+    rows = [[cell.strip() for cell in row] for row in Reader(text).rows]
+    assert ["object error", "0.212"] in rows or ["object error", "0.213"] in rows
+    assert ["epochs", "12 345"] in rows
+    assert ["gate", "yes"] in rows
+    assert ["room", "0.99", "10"] in rows
+    assert text.count('<rect class="bar"') == 4 * 2
+    assert ["frames", "finished", "0 s"] in rows
+    assert ["train/dqn-darla-s0", "not finished", "0 s"] in rows
+    assert "name: r" in text
+
+
+def test_a_run_that_has_nothing_yet_says_so(tmp_path: Path) -> None:
+    text = report(empty_run(tmp_path))
+    for words in (
+        "This run has not been scored yet.",
+        "There is no scores.jsonl",
+        "No policy of this run has been evaluated yet.",
+        "There are no reconstructions",
+        "There are no traversals",
+        "There are no measurements of the vision",
+        "There is no contact sheet",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "vision/report.json",
+        "vision/reconstructions.png",
+        "agents/dqn-darla-s1/metrics.jsonl",
+        "domains.png",
+    ],
+)
+def test_any_piece_may_be_missing(full_run: RunDirectory, piece: str) -> None:
+    (full_run.path / piece).unlink()
+    assert "DQN on DARLA" in report(full_run)
+
+
+def test_a_damaged_piece_is_named_in_the_page(full_run: RunDirectory) -> None:
+    (full_run.vision / "report.json").write_text('{"torn')
+    metrics = full_run.agent("dqn-pixels-s2") / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-9])
+    text = report(full_run)
+    assert "report.json&#39; is not valid JSON" in text
+    assert "metrics.jsonl&#39;, line 6, is not a JSON object" in text
+    assert text.count("<polyline") == 2 * 2
+
+
+def test_damaged_scores_are_refused(full_run: RunDirectory) -> None:
+    lines = full_run.scores.read_text().splitlines()
+    full_run.scores.write_text("\n".join([lines[0], lines[0][:30], *lines[1:]]) + "\n")
+    with pytest.raises(CorruptFileError, match="line 2"):
+        report(full_run)
+
+
+def test_everything_is_escaped(full_run: RunDirectory) -> None:
+    evil = "<script>alert(1)</script>"
+    score = read_scores(full_run)[0].row()
+    append_jsonl(full_run.scores, [score | {"domain": evil, "perception": evil, "suite": evil}])
+    write_json(full_run.vision / "report.json", {evil: {"a": evil}, "b": {evil: [1, 2, 3, 4]}})
+    status = full_run.status()
+    write_json(full_run.path / "run.json", status | {"versions": {evil: evil}})
+    text = report(full_run)
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_several_runs_share_a_page(full_run: RunDirectory, tmp_path: Path) -> None:
+    page = Reader(report(full_run, empty_run(tmp_path, "other")))
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link[1:] in page.ids for link in page.references if link.startswith("#"))
+    assert page.tags.count("article") == 2
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="at least one run"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(MissingFileError, match="no run directory"):
+        write_report([tmp_path / "absent"], tmp_path / "report.html")

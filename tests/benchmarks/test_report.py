@@ -23,6 +23,7 @@ class Reader(HTMLParser):
         self.references: list[str] = []
         self.ids: list[str] = []
         self.rows: list[list[str]] = []
+        self._in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -34,11 +35,16 @@ class Reader(HTMLParser):
                 self.ids.append(value or "")
         if tag == "tr":
             self.rows.append([])
-        if tag in ("td", "th") and self.rows:
+        if tag in ("td", "th"):
             self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
 
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1]:
+        if self._in_cell:
             self.rows[-1][-1] += " ".join(data.split()) + " "
 
 

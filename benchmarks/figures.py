@@ -96,7 +96,7 @@ def curve_plot(curves: Sequence[Curve], title: str, *, floor: float | None = Non
     def draw(width: int) -> str:
         wide = width == WIDE
         height, left, top, bottom = 380, 38, 30, 336
-        gutter, labels = (44, 150) if wide else (30, 96)
+        gutter, labels = (44, 160) if wide else (30, 118)
         right = width - gutter - labels
         x = _Axis(0.0, max(max(curve.frames) for curve in curves), left, right)
         y = _axis(_curve_span(curves, floor), bottom, top)

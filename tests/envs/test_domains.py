@@ -1,0 +1,99 @@
+"""Domains, worlds and suites: values, names, rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from darla.errors import DomainError
+from envs.domains import ENCODER_OOD, POLICY_OOD, Suite
+from envs.lab import LAB
+from envs.suites import SUITES, get_suite
+
+TARGET = LAB.domain(room="B", pair="hat-can")
+
+
+def test_id_names_what_differs_from_the_default_and_parses_back() -> None:
+    domain = LAB.domain(room="B", pair="hat-can", light=0.6, walls="grey")
+    assert domain.id == "lab/B/hat-can/walls=grey/light=0.6"
+    assert LAB.parse(domain.id) == domain
+    assert hash(LAB.parse(domain.id)) == hash(domain)
+    assert LAB.domain(room="B", pair="hat-can", light=1.0) == TARGET
+    assert domain.factors["light"] == 0.6
+    assert domain.factors["pitch"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"room": "C", "pair": "hat-can"}, ["'C'", "A, B"]),
+        ({"room": "A"}, ["must name its pair"]),
+        ({"room": "A", "pair": "hat-cann"}, ["did you mean 'hat-can'"]),
+        ({"room": "A", "pair": "hat-can", "light": 9.0}, ["9.0", "0.2 to 1.5"]),
+        ({"room": "A", "pair": "hat-can", "light": "dim"}, ["'dim'", "a number"]),
+        ({"room": "A", "pair": "hat-can", "lihgt": 1.0}, ["did you mean 'light'"]),
+    ],
+)
+def test_a_wrong_factor_says_what_is_allowed(values: dict, words: list[str]) -> None:
+    with pytest.raises(DomainError) as error:
+        LAB.domain(**values)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["lab", "lab/A", "jaco/A/hat-can", "lab/A/hat-can/bright"])
+def test_a_wrong_id_is_refused(text: str) -> None:
+    with pytest.raises(DomainError):
+        LAB.parse(text)
+
+
+def test_the_paper_suite_holds_out_the_conjunction_but_not_its_parts() -> None:
+    suite = get_suite("lab")
+    assert suite.d_t == (TARGET,)
+    assert TARGET not in suite.d_s
+    assert {("room", "B"), ("pair", "hat-can")} <= {v for d in suite.d_s for v in d.values}
+    assert {domain.id for domain in suite.d_s} == {
+        "lab/A/hat-can",
+        "lab/A/cake-balloon",
+        "lab/B/cake-balloon",
+    }
+    assert TARGET in suite.d_u
+    assert TARGET not in get_suite("lab-minimal").d_u
+
+
+def test_tags_tell_a_new_conjunction_from_a_new_value() -> None:
+    looks = get_suite("lab-looks")
+    assert POLICY_OOD in looks.tags(TARGET)
+    for domain in looks.d_t[1:]:
+        assert ENCODER_OOD in looks.tags(domain)
+        assert POLICY_OOD not in looks.tags(domain)
+    assert "source" in looks.tags(looks.d_s[0])
+    # To a vision that never saw hats in room B, their parts are still known.
+    minimal = get_suite("lab-minimal")
+    assert POLICY_OOD in minimal.tags(TARGET)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_keeps_targets_out_of_the_sources(name: str) -> None:
+    suite = get_suite(name)
+    assert not set(suite.d_t) & set(suite.d_s)
+    assert suite.domain(suite.d_t[0].id) == suite.d_t[0]
+
+
+def test_a_target_among_the_sources_is_refused() -> None:
+    with pytest.raises(DomainError, match="lab/B/hat-can is both source and target"):
+        Suite("leaky", "", LAB, d_u=(TARGET,), d_s=(TARGET,), d_t=(TARGET,))
+
+
+def test_an_empty_or_repeated_set_is_refused() -> None:
+    other = LAB.domain(room="A", pair="hat-can")
+    with pytest.raises(DomainError, match="no domain in D_T"):
+        Suite("empty", "", LAB, d_u=(TARGET,), d_s=(TARGET,), d_t=())
+    with pytest.raises(DomainError, match="twice in D_S"):
+        Suite("twice", "", LAB, d_u=(TARGET,), d_s=(other, other), d_t=(TARGET,))
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(DomainError, match="did you mean 'lab-looks'"):
+        get_suite("lab-look")
+    with pytest.raises(DomainError, match="did you mean 'lab/B/hat-can'"):
+        get_suite("lab").domain("lab/B/hat-cam")

@@ -183,10 +183,13 @@ def save_tensors(
     described = {**(metadata or {}), _DIGEST: _digest(plain)}
 
     def fill(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(plain, temporary, metadata=described)
         except SafetensorError as error:
             raise OSError(None, str(error)) from error
+        temporary.chmod(mode)  # save_file makes it readable for its owner alone
 
     _replace(Path(path), fill)
 

@@ -157,6 +157,12 @@ def test_tensors_go_to_the_disk_and_back(tmp_path: Path):
         assert torch.equal(loaded[name], expected)
 
 
+def test_tensors_may_be_read_by_whom_other_files_may(tmp_path: Path):
+    write_bytes(tmp_path / "bytes", b"x")
+    save_tensors(tmp_path / "tensors", {"x": torch.zeros(1)}, {})
+    assert (tmp_path / "tensors").stat().st_mode == (tmp_path / "bytes").stat().st_mode
+
+
 def test_equal_tensors_give_equal_files(tmp_path: Path):
     for name in "ab":
         save_tensors(tmp_path / name, {"x": torch.arange(5), "y": torch.ones(2)}, {"k": "v"})

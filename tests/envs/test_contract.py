@@ -54,7 +54,7 @@ def test_vector_equals_single(name: str) -> None:
     single = gymnasium.make(name, domain=["lab/A/hat-can", "lab/B/cake-balloon"]).unwrapped
     for i in range(3):
         frame, info = single.reset(seed=11, options={"stream": i})
-        for t, (frames, rewards, state, pose) in enumerate(trace):
+        for t, (frames, _, state, pose) in enumerate(trace):
             assert (frame == frames[i]).all()
             assert (info["state"] == state[i]).all()
             assert (info["pose"] == pose[i]).all()

@@ -8,7 +8,6 @@ failing, so that a report can be written at any time while a run is under way.
 from __future__ import annotations
 
 import base64
-import math
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from benchmarks.results import (
     read_scores,
     summarise,
 )
+from benchmarks.sight import scalar, show_vision
 from darla.config import to_yaml
 from darla.errors import DarlaError, MissingFileError
 from darla.rundir import RunDirectory
@@ -210,93 +210,14 @@ def _curve(
 
 def _vision(run: RunDirectory, page: Page) -> Markup | None:
     path = run.vision / "report.json"
-    if not path.exists():
-        return None
     try:
-        return _outline(read_json(path))
+        frames = run.status()["stages"].get("frames", {}).get("facts", {})
+        return show_vision(read_json(path), frames)
+    except MissingFileError:
+        return None
     except DarlaError as error:
         page.problems.append(str(error))
         return None
-
-
-def _outline(value: Any, title: str = "", level: int = 3) -> Markup:
-    """Shows a nested dictionary: numbers as tables, lists of them as bars, the rest in sections."""
-    if not isinstance(value, Mapping):
-        return _outline({title or "value": value}, "", level)
-    parts = [Markup("<h{0}>{1}</h{0}>").format(level, _words(title))] if title else []
-    plain = {key: item for key, item in value.items() if not _nested(item)}
-    if plain:
-        lines = [
-            Markup("<tr><th scope=row>{}</th><td>{}</td></tr>").format(_words(key), _scalar(item))
-            for key, item in plain.items()
-        ]
-        parts.append(Markup('<table class="facts">{}</table>').format(Markup("").join(lines)))
-    for key, item in value.items():
-        if not _nested(item):
-            continue
-        if isinstance(item, Mapping):
-            table = _matrix(item)
-            if table is None:
-                parts.append(_outline(item, key, min(level + 1, 6)))
-            else:
-                parts.append(Markup("<h{0}>{1}</h{0}>{2}").format(level + 1, _words(key), table))
-        else:
-            heading = Markup("<h{0}>{1}</h{0}>").format(level + 1, _words(key))
-            parts.append(heading + Markup(figures.bar_plot(item, _words(key))))
-    return Markup('<div class="outline">{}</div>').format(Markup("").join(parts))
-
-
-def _matrix(value: Mapping[str, Any]) -> Markup | None:
-    """A table for dictionaries that all have the same plain fields, None for anything else."""
-    rows = list(value.values())
-    if len(rows) < 2 or not all(isinstance(row, Mapping) and row for row in rows):
-        return None
-    columns = list(rows[0])
-    if any(list(row) != columns or any(_nested(item) for item in row.values()) for row in rows):
-        return None
-    head = Markup("").join(Markup("<th scope=col>{}</th>").format(_words(name)) for name in columns)
-    lines = [
-        Markup("<tr><th scope=row>{}</th>{}</tr>").format(
-            _words(name),
-            Markup("").join(
-                Markup("<td>{}</td>").format(_scalar(row[column])) for column in columns
-            ),
-        )
-        for name, row in value.items()
-    ]
-    return Markup(
-        '<div class="scroll"><table><thead><tr><td></td>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, Markup("").join(lines))
-
-
-def _nested(value: Any) -> bool:
-    """Whether a value needs a section of its own: a dictionary, or a list of numbers worth bars."""
-    if isinstance(value, Mapping):
-        return bool(value)
-    return isinstance(value, list) and len(value) > 3 and all(_is_number(item) for item in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _scalar(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return grouped(value) if abs(value) >= 10_000 else str(value).replace("-", "−")
-    if isinstance(value, float):
-        return f"{value:.3g}".replace("-", "−") if abs(value) < 1e4 else grouped(round(value))
-    if isinstance(value, list):
-        return ", ".join(_scalar(item) for item in value)
-    return str(value)
-
-
-def _words(key: str) -> str:
-    return str(key).replace("_", " ")
 
 
 def _describe(run: RunDirectory, page: Page) -> None:
@@ -311,10 +232,10 @@ def _describe(run: RunDirectory, page: Page) -> None:
         changed = ", with changes that were not committed" if git.get("changed") else ""
         page.facts.append(("code", f"commit {git.get('commit', 'unknown')}{changed}"))
     host = status.get("host") or {}
-    page.facts += [(f"host, {name}", _scalar(value)) for name, value in host.items()]
-    page.facts += [(name, _scalar(value)) for name, value in (status.get("versions") or {}).items()]
+    page.facts += [(f"host, {name}", scalar(value)) for name, value in host.items()]
+    page.facts += [(name, scalar(value)) for name, value in (status.get("versions") or {}).items()]
     page.facts += [
-        (f"seed, {name}", _scalar(value)) for name, value in (status.get("seeds") or {}).items()
+        (f"seed, {name}", scalar(value)) for name, value in (status.get("seeds") or {}).items()
     ]
     for stage, entry in (status.get("stages") or {}).items():
         state = "finished" if entry.get("finished") else "not finished"

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     import torch
 
 _DIGEST = "sha256"
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 @contextmanager
@@ -165,31 +177,41 @@ def save_tensors(
 ) -> None:
     """Writes named tensors in the safetensors format, with a checksum in the metadata.
 
+    Equal tensors and metadata give equal files, which safetensors' own writer does not promise.
+
     Args:
         path: The file.
-        tensors: Tensors or arrays of any shape and of any dtype that safetensors knows.
+        tensors: Tensors or arrays of any shape and of any dtype of `_DTYPES`.
         metadata: Further text to keep beside them; the key `sha256` is taken.
 
     Raises:
         RunDirectoryError: no permission, no space, or a part of the path is not a folder.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     plain = {
         name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()
     }
+    order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     described = {**(metadata or {}), _DIGEST: _digest(plain)}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(described.items()))}
+    offset = 0
+    for name in order:
+        tensor = plain[name]
+        header[name] = {
+            "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
 
     def fill(temporary: Path) -> None:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        try:
-            save_file(plain, temporary, metadata=described)
-        except SafetensorError as error:
-            raise OSError(None, str(error)) from error
-        temporary.chmod(mode)  # save_file makes it readable for its owner alone
+        with temporary.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for name in order:
+                file.write(_bytes(plain[name]))
 
     _replace(Path(path), fill)
 
@@ -272,11 +294,16 @@ def _cut(path: Path, data: bytes, offset: int) -> None:
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """Returns the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
-    import torch
-
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Returns the bytes of a contiguous tensor without copying them."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -239,12 +239,14 @@ def _curve(curve: Curve, x: _Axis, y: _Axis, target_x: float) -> str:
         f' points="{points}">'
         f"<title>{escape(curve.label)}: {curve.mean[-1]:.2f} at the end</title></polyline>"
     )
+    end = x(curve.frames[-1]), y(curve.mean[-1])
+    parts.append(_marker(_shape(curve.key), *end, colour, filled=False))
     if curve.target:
         entry = curve.target
         words = f"{curve.label}, target: {entry.mean:.2f} [{entry.low:.2f}, {entry.high:.2f}]"
         parts.append(
-            f'<line class="drop" style="stroke:{colour}" x1="{x(curve.frames[-1]):.1f}"'
-            f' y1="{y(curve.mean[-1]):.1f}" x2="{target_x:.1f}" y2="{y(entry.mean):.1f}"/>'
+            f'<line class="drop" style="stroke:{colour}" x1="{end[0]:.1f}"'
+            f' y1="{end[1]:.1f}" x2="{target_x:.1f}" y2="{y(entry.mean):.1f}"/>'
             f'<line class="whisker" style="stroke:{colour}" x1="{target_x:.1f}" x2="{target_x:.1f}"'
             f' y1="{y(entry.low):.1f}" y2="{y(entry.high):.1f}"/>'
             f"<g><title>{escape(words)}</title>"

@@ -33,7 +33,7 @@ def show_vision(report: Mapping[str, Any], frames: Mapping[str, Any]) -> Markup:
     about = left.pop("frames", {})
     about = {**about, **frames} if isinstance(about, Mapping) else {"frames": about, **frames}
     if about:
-        left = {"frames of D_U": about, **left}
+        left = {"frames the vision was trained on": about, **left}
     if left:
         parts.append(outline(left))
     return Markup("").join(parts)
@@ -68,9 +68,9 @@ def _errors(models: Mapping[str, Mapping[str, Any]]) -> Markup:
         ],
     )
     return Markup(
-        "<h3>Reconstruction error on frames kept from training</h3>{}<p class=soft>On object pixels,"
-        " 0 is perfect, and 1 is as wrong as a room without the object: at 1 and above, the object"
-        " is not in the reconstruction.</p>"
+        "<h3>Reconstruction error on frames kept from training</h3>{}"
+        "<p class=soft>On object pixels, 0 is perfect, and 1 is as wrong as a room without the"
+        " object: at 1 and above, the object is not in the reconstruction.</p>"
     ).format(table)
 
 

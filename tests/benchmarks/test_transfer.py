@@ -5,16 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from agents.acting import POLICY_FILE, Episode
+from agents.acting import POLICY_FILE, Episode, Policy
 from agents.cells import Cell
+from agents.networks import QNetwork
+from agents.worker import WorkerPool
 from benchmarks import transfer
 from benchmarks.results import RANDOM_POLICY, read_scores
-from darla.config import Config, TransferConfig
+from darla.cluster import ray_session
+from darla.config import Config, RayConfig, TransferConfig
 from darla.errors import CorruptFileError, DarlaError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import write_bytes
 from envs.suites import get_suite
+from tests.toys import Catch, toy_perception
 
 SUITE = get_suite("lab-looks")
 CELLS = [Cell("dqn", "darla", 0), Cell("dqn", "pixels", 0)]
@@ -180,3 +185,28 @@ def test_untrained_cells_are_refused_in_one_line(run: RunDirectory) -> None:
     assert "dqn-darla-s0" not in message
     assert "\n" not in message
     assert not run.scores.exists()
+
+
+def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> None:
+    ray_config = RayConfig(workers=2, envs_per_worker=3)
+    perception = toy_perception()
+
+    @contextmanager
+    def workers() -> Iterator[WorkerPool]:
+        with ray_session(ray_config), WorkerPool(ray_config, Catch) as pool:
+            yield pool
+
+    def load(cell: Cell) -> tuple[Policy, object]:
+        generator = torch.Generator().manual_seed(CELLS.index(cell))
+        network = QNetwork(perception.shape, 3, (8,), generator)
+        return Policy(network, perception.fingerprint), perception
+
+    transfer.score(run.config, run, CELLS, SUITE, load=load, players=workers, quiet=True)
+    scores = read_scores(run)
+    assert len(scores) == 3 * 32
+    layouts = {}
+    for item in scores:
+        assert item.value in (-1.0, 1.0)
+        layouts.setdefault((item.domain, item.episode), set()).add(item.layout_seed)
+    assert all(len(seeds) == 1 for seeds in layouts.values())
+    assert len({next(iter(seeds)) for seeds in layouts.values()}) > 1

@@ -222,8 +222,8 @@ class RunDirectory:
             keys = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
             raise RunDirectoryError(
                 f"run directory '{self.path}' belongs to another configuration ({keys}); "
-                f"type name={_next_name(self.path)} to start a new one, or give the values that "
-                f"it was made with"
+                f"type name={_next_name(self.path)} to start a new one, or give "
+                f"'{self._config_file}' to continue this one"
             )
 
     def _lock(self, stage: str) -> None:

@@ -78,6 +78,7 @@ def test_another_configuration_is_refused_with_the_keys_and_what_to_type(config)
     assert "suite lab -> lab-minimal" in message
     assert "frames.count 40000 -> 7" in message
     assert "name=x-2" in message
+    assert f"'{config.runs}/x/config.yaml' to continue" in message
     assert load_config(Path(config.runs) / "x" / "config.yaml") == config
 
 

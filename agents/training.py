@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -113,9 +112,9 @@ def train(
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Limits torch to `count` threads, and to the CPUs there are, inside the context."""
+    """Limits torch to `count` threads inside the context, or to fewer where it has fewer."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(count, os.cpu_count() or 1))
+    torch.set_num_threads(min(count, before))
     try:
         yield
     finally:

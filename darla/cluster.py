@@ -13,7 +13,7 @@ from darla.config import RayConfig
 from darla.errors import DependencyError
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def _connect(config: RayConfig) -> None:
             "_node_ip_address": "127.0.0.1",
         }
     for attempt in range(1, _ATTEMPTS + 1):
-        # Ray gives a new local node 30 s, which a busy machine can miss once; it raises no type of
+        # Ray gives a new local node 30 s, which a busy machine can miss; it raises no type of
         # its own then.
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)

@@ -64,7 +64,7 @@ def test_an_address_without_a_cluster_is_one_line(calls, monkeypatch):
     assert str(caught.value) == "no Ray answers at ray.address=host:1: nobody is there"
 
 
-def test_a_slow_start_is_tried_once_more(calls, monkeypatch):
+def test_a_slow_start_is_tried_again(calls, monkeypatch):
     attempts = []
 
     def slow(**options):
@@ -75,4 +75,4 @@ def test_a_slow_start_is_tried_once_more(calls, monkeypatch):
     with pytest.raises(DependencyError, match="no Ray starts on this machine: The current node"):
         with ray_session(RayConfig()):
             pass
-    assert len(attempts) == 2
+    assert len(attempts) == 3

@@ -1,0 +1,178 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents.acting import load_policy
+from agents.cells import Cell
+from agents.training import Trainer
+from darla.config import DQNConfig
+from darla.errors import ConfigError, CorruptFileError, DependencyError, FingerprintError
+from darla.rundir import RunDirectory
+from darla.storage import load_tensors
+from tests.agents.toy_training import CELL, Slow, toy_config, train_toy
+from tests.toys import toy_perception
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def weights(config, cell=CELL):
+    policy = RunDirectory.open(config).agent(cell.id) / "policy.safetensors"
+    return load_tensors(policy)[0]["weights"].numpy().tobytes()
+
+
+def metrics(config, cell=CELL):
+    """The rows, without the one figure that time may change."""
+    table = RunDirectory.open(config).agent(cell.id) / "metrics.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    seconds = [row.pop("seconds") for row in rows]
+    assert seconds == sorted(seconds)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def reference(cluster, tmp_path_factory):
+    """A training that nothing disturbed."""
+    config = toy_config(tmp_path_factory.mktemp("reference"))
+    return config, train_toy(config)
+
+
+class Stop(Exception):
+    """Stands for whatever may interrupt a training."""
+
+
+def interrupt(monkeypatch, rounds):
+    """Lets the training stop in the middle of a round."""
+    learn, left = Trainer.learn, iter(range(rounds))
+
+    def learn_or_stop(trainer):
+        if next(left, None) is None:
+            raise Stop
+        learn(trainer)
+
+    monkeypatch.setattr(Trainer, "learn", learn_or_stop)
+
+
+@pytest.mark.parametrize(("name", "decisions"), [("factors", 6000), ("pixels", 5000)])
+def test_dqn_masters_the_toy_game(tmp_path, name, decisions):
+    cell = Cell("dqn", name, 0)
+    config = toy_config(tmp_path, decisions, evaluation_episodes=60, checkpoint_every=10_000)
+    facts = train_toy(config, perception=toy_perception(name), cell=cell)
+    assert facts["source_return"] > 0.85
+    assert metrics(config, cell)[0]["return"] < 0.0, "it began at the level of chance"
+
+
+def test_what_a_training_leaves_behind(reference):
+    config, facts = reference
+    decisions = facts["decisions"]
+    assert config.agents.decisions <= decisions < config.agents.decisions + 8
+    assert facts["frames"] == decisions * 12
+    assert facts["updates"] == (decisions - 200) // 2
+    assert facts["episodes"] == decisions // 40 * 8
+    run = RunDirectory.open(config)
+    names = sorted(path.name for path in run.agent(CELL.id).iterdir())
+    assert names == ["metrics.jsonl", "policy.safetensors"]
+    policy = load_policy(run, CELL)
+    assert policy.network.parameters_vector.numel() == facts["parameters"]
+    rows = metrics(config)
+    source = [row for row in rows if row["split"] == "source"]
+    assert [row["decisions"] // 400 for row in source] == [1, 2, 3, 3]
+    assert source[-1]["decisions"] == decisions and source[-1]["return"] == facts["source_return"]
+    assert all(row["episodes"] == 10 and row["frames"] == row["decisions"] * 12 for row in source)
+    train = [row for row in rows if row["split"] == "train"]
+    assert sum(row["episodes"] for row in train) == facts["episodes"]
+    assert train[0]["loss"] is None and train[0]["epsilon"] == 1.0
+    assert train[-1]["loss"] > 0 and train[-1]["epsilon"] == pytest.approx(0.05)
+
+
+def test_results_do_not_depend_on_timing(reference, tmp_path):
+    slow = toy_config(tmp_path)
+    train_toy(slow, factory=Slow)
+    assert weights(slow) == weights(reference[0])
+    assert metrics(slow) == metrics(reference[0])
+
+
+def test_another_seed_gives_another_policy(reference, tmp_path):
+    config, cell = toy_config(tmp_path), Cell("dqn", "factors", 1)
+    train_toy(config, cell=cell)
+    assert weights(config, cell) != weights(reference[0])
+
+
+def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, tmp_path):
+    command = [sys.executable, "-m", "tests.agents.toy_training", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([*command, "20"], cwd=root, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    config = toy_config(tmp_path)
+    folder = RunDirectory.open(config).agent(CELL.id)
+    assert not (folder / "policy.safetensors").exists()
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    facts = train_toy(config)
+    assert weights(config) == weights(reference[0])
+    assert metrics(config) == metrics(reference[0])
+    timed = {"seconds", "decisions_per_second"}
+    assert {k: v for k, v in facts.items() if k not in timed} == {
+        k: v for k, v in reference[1].items() if k not in timed
+    }
+
+
+def test_every_checkpoint_is_a_good_place_to_continue(reference, tmp_path, monkeypatch):
+    config = toy_config(tmp_path)
+    for rounds in (3, 7, 9):
+        with monkeypatch.context() as patch:
+            interrupt(patch, rounds)
+            with pytest.raises(Stop):
+                train_toy(config)
+    train_toy(config)
+    assert weights(config) == weights(reference[0])
+    assert metrics(config) == metrics(reference[0])
+
+
+def test_a_finished_cell_is_not_trained_again(reference):
+    config, facts = reference
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an environment was made")
+
+    assert train_toy(config, factory=refuse) == facts
+
+
+class TestBrokenCheckpoints:
+    @pytest.fixture
+    def stopped(self, tmp_path, monkeypatch):
+        """A configuration whose training stopped after its first checkpoint, and its folder."""
+        config = toy_config(tmp_path)
+        with monkeypatch.context() as patch:
+            interrupt(patch, 8)
+            with pytest.raises(Stop):
+                train_toy(config)
+        return config, RunDirectory.open(config).agent(CELL.id)
+
+    def test_a_changed_vision_and_damaged_files_are_refused(self, stopped):
+        config, folder = stopped
+        with pytest.raises(FingerprintError, match=f"delete '{folder}' to train it anew"):
+            train_toy(config, perception=toy_perception(version=1))
+        (checkpoint,) = (folder / "checkpoints").iterdir()
+        shards = sorted((folder / "replay").iterdir())
+        for path in (shards[0], checkpoint):
+            data = path.read_bytes()
+            path.write_bytes(data[: len(data) // 2])
+            with pytest.raises(CorruptFileError, match=path.name):
+                train_toy(config)
+
+
+def test_a_replay_smaller_than_a_chunk_is_refused(tmp_path):
+    config = toy_config(tmp_path, dqn=DQNConfig(replay=50))
+    with pytest.raises(ConfigError, match="agents.dqn.replay is 50, but the workers send 56"):
+        train_toy(config)
+
+
+def test_a_failing_environment_is_named(tmp_path):
+    def broken(*args, **kwargs):
+        raise DependencyError("no OpenGL here")
+
+    with pytest.raises(DependencyError, match="^no OpenGL here$"):
+        train_toy(toy_config(tmp_path), factory=broken)

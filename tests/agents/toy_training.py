@@ -1,0 +1,82 @@
+"""Trains the toy game on its own: `python -m tests.agents.toy_training RUNS [KILL_AT]`.
+
+With KILL_AT the process kills itself, as `kill -9` would, after so many rounds.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from agents.cells import Cell
+from agents.training import Trainer, train
+from darla.config import AgentsConfig, Config, DQNConfig, RayConfig
+from darla.rundir import RunDirectory
+from tests.toys import Catch, toy_perception
+
+CELL = Cell("dqn", "factors", 0)
+DOMAINS = ("first", "second")
+
+
+def toy_config(runs, decisions=1500, **agents):
+    """A configuration of seconds; the replay wraps, and a chunk is no divisor of anything."""
+    dqn = DQNConfig(
+        hidden=(64, 64),
+        warmup=200,
+        learning_rate=0.002,
+        target_period=50,
+        replay=600,
+        decisions_per_update=2,
+    )
+    settings = {
+        "decisions": decisions,
+        "chunk": 7,
+        "evaluate_every": 400,
+        "evaluation_episodes": 10,
+        "checkpoint_every": 300,
+        "dqn": dqn,
+    }
+    return Config(
+        name="toy",
+        runs=str(runs),
+        ray=RayConfig(workers=2, envs_per_worker=4),
+        agents=AgentsConfig(**{**settings, **agents}),
+    )
+
+
+class Slow(Catch):
+    """Takes its time, differently in every step."""
+
+    def step(self, actions):
+        time.sleep(time.monotonic_ns() % 3_000_000 / 1e9)
+        return super().step(actions)
+
+
+def train_toy(config, *, perception=None, factory=Catch, cell=CELL):
+    return train(
+        config,
+        RunDirectory.open(config),
+        cell,
+        perception=perception or toy_perception(),
+        factory=factory,
+        domains=DOMAINS,
+        quiet=True,
+    )
+
+
+def kill_after(rounds):
+    """Lets this process die in the middle of a round, with workers at work."""
+    learn, count = Trainer.learn, iter(range(rounds))
+
+    def learn_or_die(trainer):
+        if next(count, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        learn(trainer)
+
+    Trainer.learn = learn_or_die
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        kill_after(int(sys.argv[2]))
+    train_toy(toy_config(sys.argv[1]))

@@ -1,0 +1,97 @@
+import functools
+import importlib.util
+import os
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import contenders, throughput
+from benchmarks.throughput import Figure, Side, line, measure
+from darla.errors import DarlaError
+from tests.benchmarks.toy_contenders import broken, constant, dead, threads
+from tests.toys import ROWS, Catch, toy_perception
+
+
+def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    rates = {"ours": [10.0, 30.0, 20.0], "peer": [5.0, 10.0, 20.0]}
+    result = line(Figure("f", "x/s", "ours", "peer"), rates, {"ours": 1, "peer": 2})
+    assert (result["value"], result["peer_value"], result["ratio"]) == (20.0, 10.0, 2.0)
+    assert result["rounds"] == [[10.0, 5.0], [30.0, 10.0], [20.0, 20.0]]
+    assert result["threads"] == {"ours": 1, "peer": 2}
+    inverted = line(
+        Figure("f", "x/s", "ours", "peer", inverted=True), rates, result["threads"] | rates
+    )
+    assert inverted["ratio"] == 0.5
+
+
+def test_every_side_is_measured_in_every_round_with_its_threads(capfd) -> None:
+    sides = [
+        Side("one", functools.partial(constant, 3.0), 1),
+        Side("two", functools.partial(constant, 4.0), 1),
+        Side("pinned", threads, 7),
+    ]
+    before = dict(os.environ)
+    assert measure(sides, 2, 0.01) == {"one": [3.0, 3.0], "two": [4.0, 4.0], "pinned": [7.0, 7.0]}
+    assert dict(os.environ) == before
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("contender", "words"), [(broken, "no such thing"), (dead, "died")])
+def test_a_contender_that_fails_is_an_error(contender, words: str) -> None:
+    with pytest.raises(DarlaError, match=words):
+        measure([Side("bad", contender, 1)], 1, 0.01)
+
+
+@pytest.mark.parametrize("benchmark", ["env", "vision", "dqn"])
+def test_a_missing_peer_says_how_to_install_it(benchmark: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert throughput.main([benchmark]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "pip install -e '.[peers]'" in captured.err
+
+
+@pytest.mark.parametrize("words", [["cpu"], ["env", "--rounds", "0"], ["env", "--seconds", "x"]])
+def test_bad_arguments_are_refused(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        throughput.main(words)
+    assert caught.value.code == 2
+    capsys.readouterr()
+
+
+def test_rate_counts_units_per_second() -> None:
+    def work() -> int:
+        time.sleep(0.01)
+        return 5
+
+    assert 250 < contenders.rate(work, 0.2) <= 500
+
+
+def test_our_elbo_is_pythaes(monkeypatch) -> None:
+    pytest.importorskip("pythae")
+    monkeypatch.setattr(contenders, "ELBO_STEPS", 4)
+    monkeypatch.setattr(contenders, "BATCH", 8)
+    monkeypatch.setattr(contenders, "PICTURES", 16)
+    ours, theirs = contenders.elbo_agreement()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert ours[-1] < ours[0]
+
+
+def test_stable_baselines_sees_true_transitions() -> None:
+    pytest.importorskip("stable_baselines3")
+    from benchmarks.latent_vec_env import LatentVecEnv
+
+    vec_env = LatentVecEnv(Catch(("first", "second"), 3, seed=1), toy_perception())
+    before = vec_env.reset()
+    assert before.shape == (3, Catch.state_size)
+    for _ in range(ROWS - 1):
+        latents, rewards, ended, infos = vec_env.step(np.ones(3, np.int64))
+    assert ended.all() and set(rewards.tolist()) <= {-1.0, 1.0}
+    for row in range(3):
+        assert not infos[row]["TimeLimit.truncated"]
+        last = infos[row]["terminal_observation"]
+        assert last[0] == before[row, 0], "the ball fell straight"
+        assert last[1] == pytest.approx((ROWS - 1) / ROWS)
+        assert latents[row, 1] == 0, "the next episode has begun"

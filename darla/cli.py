@@ -12,7 +12,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import shutil
 import sys
 import traceback
@@ -435,10 +434,6 @@ def _load(config: str, overrides: Sequence[str] | None) -> Config:
 
     tree = load_config(config, overrides or [])
     get_suite(tree.suite)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", tree.vision.device):
-        raise ConfigError(
-            f"'vision.device' must be auto, cpu, cuda or cuda:N, not '{tree.vision.device}'"
-        )
     return tree
 
 
@@ -450,14 +445,10 @@ def _check_machine(config: Config, *, gl: bool = True) -> None:
         found = check_gl()
         if found.state == "broken":
             raise DependencyError(f"{found.found}; {found.remedy}")
-    if config.vision.device.startswith("cuda"):
-        import torch
+    if config.vision.device not in ("auto", "cpu"):
+        from darla.vision.training import choose_device
 
-        if not torch.cuda.is_available():
-            raise DependencyError(
-                f"'vision.device' is '{config.vision.device}' and torch sees no CUDA device; "
-                "type vision.device=cpu"
-            )
+        choose_device(config.vision.device)
 
 
 def _check_room(run: RunDirectory) -> None:

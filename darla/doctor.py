@@ -140,27 +140,27 @@ def check_gl() -> Check:
 
 
 def check_torch() -> Check:
-    """Looks for torch, its devices and native bfloat16."""
+    """Looks for torch, its devices, and the device and precision that vision takes by itself."""
     try:
         import torch
+
+        from darla.vision.training import choose_device, choose_precision
     except (ImportError, OSError) as error:
         return Check("torch", "broken", str(error), "`make install`")
     devices = ["cpu"]
     devices += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    bf16 = "native" if _native_bf16() else "emulated, so that 'auto' takes float32"
-    return Check(
-        "torch",
-        "ok",
-        f"{torch.__version__}, devices: {', '.join(devices)}, bfloat16 on cpu: {bf16}",
-    )
+    device = choose_device("auto")
+    precision = str(choose_precision("auto", device)).removeprefix("torch.")
+    found = f"{torch.__version__}, devices: {', '.join(devices)}; vision: {device}, {precision}"
+    return Check("torch", "ok", found)
 
 
 def check_compiler() -> Check:
     """Looks for the C++ compiler that torch.compile needs."""
-    found = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+    found = next((name for name in ("g++", "clang++") if shutil.which(name)), None)
     if found:
         return Check("compiler", "ok", found)
-    remedy = "apt-get install g++ lets vision train about 1.4 times as fast"
+    remedy = "apt-get install g++ lets vision train faster"
     return Check("compiler", "warning", "no C++ compiler: torch.compile is not used", remedy)
 
 
@@ -208,12 +208,6 @@ def _try(program: str) -> tuple[bool, str]:
         return False, "no answer within 120 s"
     said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
     return done.returncode == 0, said.splitlines()[-1] if said else f"exit {done.returncode}"
-
-
-def _native_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    words = set(flags.read_text().split()) if flags.is_file() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _canonical(name: str) -> str:

@@ -225,7 +225,7 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
         (("frames.count=no",), "'frames.count' must be an integer >= 1, not the text 'no'"),
         (("agents.seeds=[-1]",), "'agents.seeds[0]' must be an integer >= 0, not -1"),
         (("suite=labb",), "unknown suite 'labb' (did you mean 'lab'?)"),
-        (("vision.device=gpu",), "'vision.device' must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        (("vision.device=gpu",), "vision.device is 'gpu', allowed is auto, cpu, cuda or cuda:N"),
         (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
     ],
 )

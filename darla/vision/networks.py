@@ -13,29 +13,32 @@ from torch import Tensor, nn
 CHANNELS = (32, 32, 64, 64)
 #: Log-variances are kept inside this range (both of q(z|x) and of the decoder).
 LOG_VARIANCE = (-10.0, 4.0)
+#: The decoder's log-variance when it starts from an autoencoder.
+START_LOG_VARIANCE = -4.0
+
+
+def sides(size: int) -> list[int]:
+    """Height and width after each convolution, the picture's own first: 64, 32, 16, 8, 4."""
+    return [size >> halvings for halvings in range(len(CHANNELS) + 1)]
 
 
 def trunk(size: int) -> tuple[nn.Sequential, int]:
     """The convolutional encoder and the number of its outputs.
 
     Args:
-        size: Height and width of a picture, a multiple of 16.
+        size: Height and width of a picture, at least 16.
 
     Returns:
         A module [B, 3, size, size] -> [B, features] and `features`.
     """
-    if size % 16:
-        raise ValueError(
-            f"pictures of {size} pixels do not go through four stride-2 convolutions; use 64, 80 or 96"
-        )
     layers: list[nn.Module] = []
     for inputs, outputs in zip((3, *CHANNELS), CHANNELS, strict=False):
         layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten()), CHANNELS[-1] * (size // 16) ** 2
+    return nn.Sequential(*layers, nn.Flatten()), CHANNELS[-1] * sides(size)[-1] ** 2
 
 
 class Painter(nn.Module):
-    """The trunk mirrored: features to a picture of `outputs` channels, before any output non-linearity.
+    """The trunk mirrored: features to a picture, before any output non-linearity.
 
     Args:
         inputs: Width of the features.
@@ -45,16 +48,17 @@ class Painter(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__()
-        self._side = size // 16
-        self.grow = nn.Linear(inputs, CHANNELS[-1] * self._side**2)
-        widths = (*reversed(CHANNELS), outputs)[1:]
+        small, *larger = reversed(sides(size))
+        self._side = small
+        self.grow = nn.Linear(inputs, CHANNELS[-1] * small**2)
+        widths = (*reversed(CHANNELS), outputs)
         layers: list[nn.Module] = []
-        for wide, narrow in zip((CHANNELS[-1], *widths), widths, strict=False):
-            layers += [nn.ReLU(), nn.ConvTranspose2d(wide, narrow, 4, 2, 1)]
+        for wide, narrow, side in zip(widths, widths[1:], larger, strict=False):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(wide, narrow, 4, 2, 1, side % 2)]
         self.paint = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs] -> [B, outputs, size, size]."""
+        """Paints [B, inputs] as [B, outputs, size, size]."""
         grown = self.grow(features).view(-1, CHANNELS[-1], self._side, self._side)
         return self.paint(grown.contiguous(memory_format=torch.channels_last))
 
@@ -120,3 +124,19 @@ class VAE(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Reconstruction [B, 3, H, W]: the decoder's mean at the posterior's mean."""
         return self.decode(self.encode(pictures)[0])[0]
+
+    @torch.no_grad()
+    def start_from(self, dae: DAE) -> None:
+        """Copies the convolutions of a trained autoencoder of the same picture size.
+
+        The fully connected layers stay as they are; the decoder's variance starts small.
+        """
+        self.trunk.load_state_dict(dae.trunk.state_dict())
+        *inner, last = (m for m in self.painter.paint if isinstance(m, nn.ConvTranspose2d))
+        *taught, taught_last = (m for m in dae.painter.paint if isinstance(m, nn.ConvTranspose2d))
+        for layer, source in zip(inner, taught, strict=True):
+            layer.load_state_dict(source.state_dict())
+        assert last.bias is not None and taught_last.bias is not None
+        last.weight.zero_()
+        last.weight[:, :3] = taught_last.weight
+        last.bias[:3], last.bias[3:] = taught_last.bias, START_LOG_VARIANCE

@@ -126,6 +126,8 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
     path = folder / "vision.safetensors"
     if not path.exists():
         seed_weights(vae, vision.seed, 1)
+        if vision.vae.warm_start and dae is not None:
+            vae.start_from(dae)
         reconstruction = make_reconstruction(vision, dae)
         objective = VAEObjective(vae, reconstruction, vision.vae.beta, vision.vae.decoder)
         trainer = Trainer(objective, pictures, vision.vae.optimisation, vision)

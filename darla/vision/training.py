@@ -265,12 +265,12 @@ class Trainer:
         model = self.objective.model
         restore(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
         for name, parameter in model.named_parameters():
-            self.optimiser.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to(self._device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
+            moments = {
+                key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])  # same strides
+                for key in ("exp_avg", "exp_avg_sq")
             }
-            if self._device.type == "cuda":
-                self.optimiser.state[parameter]["step"] = tensors[f"step.{name}"].to(self._device)
+            step = tensors[f"step.{name}"].to(self._device)
+            self.optimiser.state[parameter] = {"step": step, **moments}
         self.step_number = int(metadata["step"])
 
 

@@ -1,0 +1,84 @@
+"""Metrics of the vision on reconstructions and latents whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from darla.frames import Frames
+from darla.vision.evaluation import describe_latents, probe, reconstruction_errors, to_float
+
+CPU = torch.device("cpu")
+
+
+def in_turn(pictures: torch.Tensor):
+    """Reconstructs successive batches as successive pictures of another tensor."""
+    position = 0
+
+    def reconstruct(target: torch.Tensor) -> torch.Tensor:
+        nonlocal position
+        position += len(target)
+        return to_float(pictures[position - len(target) : position])
+
+    return reconstruct
+
+
+def test_to_float_keeps_colours_and_is_channels_last() -> None:
+    pictures = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    pictures[0, 1, 2] = torch.tensor([255, 0, 51])
+    converted = to_float(pictures)
+    assert converted[0, :, 1, 2].tolist() == pytest.approx([1.0, 0.0, 0.2])
+    assert converted.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_perfect_reconstruction_has_no_error(frames: Frames) -> None:
+    errors = reconstruction_errors(lambda target: target, frames, CPU)
+    assert errors == {"pixels": 0.0, "objects": 0.0, "objects/square": 0.0}
+
+
+def test_painting_the_objects_away_has_error_one(frames: Frames) -> None:
+    background = torch.from_numpy(frames.labels["background"])
+    errors = reconstruction_errors(in_turn(background), frames, CPU)
+    assert errors["objects"] == pytest.approx(1.0)
+    absent = (to_float(background) - to_float(frames.pictures)).square().mean().item()
+    assert errors["pixels"] == pytest.approx(absent, rel=1e-5)
+
+
+def test_object_error_ignores_the_room(frames: Frames) -> None:
+    mask = torch.from_numpy(frames.labels["kinds"] >= 0)[..., None]
+    room_wrong = torch.where(mask, frames.pictures, 255 - frames.pictures)
+    errors = reconstruction_errors(in_turn(room_wrong), frames, CPU)
+    assert errors["objects"] == 0.0
+    assert errors["pixels"] > 0.05
+
+
+def test_without_labels_only_pixels_are_measured(frames: Frames) -> None:
+    bare = Frames(frames.pictures, {"domain": frames.labels["domain"]}, frames.domains)
+    assert set(reconstruction_errors(lambda target: target, bare, CPU)) == {"pixels"}
+
+
+def test_probes_read_latents_that_hold_the_answer(frames: Frames) -> None:
+    labels = frames.labels
+    columns = [labels["domain"], labels["bearing"], labels["distance"]]
+    latents = np.stack(columns, axis=1).astype(np.float32)
+    result = probe(latents, frames)
+    assert result["room"] == result["room/visible"] == 1.0
+    assert result["bearing"] < 0.2
+    assert result["distance"] < 0.05
+
+
+def test_probes_of_noise_stay_at_chance(frames: Frames) -> None:
+    noise = np.random.default_rng(0).normal(size=(len(frames), 4)).astype(np.float32)
+    result = probe(noise, frames)
+    assert abs(result["room"] - 0.5) < 0.12
+    assert 0.5 <= result["room/chance"] < 0.65
+    assert result["bearing"] > 3
+
+
+def test_active_units_are_those_with_a_kl() -> None:
+    divergences = np.tile([2.0, 0.0, 0.01, 0.5], (10, 1))
+    summary = describe_latents(divergences)
+    assert summary["active_units"] == 2
+    assert summary["kl"] == pytest.approx(2.51)
+    assert summary["kl_per_latent"] == [2.0, 0.0, 0.01, 0.5]

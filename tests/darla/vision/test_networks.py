@@ -1,0 +1,41 @@
+"""Shapes and sizes of the networks, as in the paper's table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from darla.vision.networks import DAE, VAE
+
+
+def test_the_trunk_is_the_papers() -> None:
+    convolutions = [m for m in DAE().trunk.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [32, 32, 64, 64]
+    assert {(m.kernel_size, m.stride) for m in convolutions} == {((4, 4), (2, 2))}
+    mirrored = [m for m in VAE().painter.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [m.out_channels for m in mirrored] == [64, 32, 32, 6]
+
+
+@pytest.mark.parametrize("size", [64, 84])
+def test_shapes(size: int) -> None:
+    pictures = torch.rand(2, 3, size, size)
+    dae, vae = DAE(size, 100), VAE(size, 32, 256)
+    assert dae.encode(pictures).shape == (2, 100)
+    assert dae(pictures).shape == pictures.shape
+    mean, log_variance = vae.encode(pictures)
+    assert mean.shape == log_variance.shape == (2, 32)
+    picture, spread = vae.decode(mean)
+    assert picture.shape == spread.shape == pictures.shape
+    assert 0 <= picture.min() and picture.max() <= 1
+
+
+def test_a_warm_start_paints_like_the_autoencoder() -> None:
+    dae, vae = DAE(), VAE()
+    vae.start_from(dae)
+    features = torch.randn(2, 64, 4, 4)
+    mean, log_variance = vae.painter.paint(features).chunk(2, dim=1)
+    torch.testing.assert_close(mean, dae.painter.paint(features))
+    assert (log_variance == -4.0).all()
+    pictures = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(vae.trunk(pictures), dae.trunk(pictures))

@@ -1,0 +1,169 @@
+"""Stage 1 as a whole on a toy: it learns, it resumes to the same bits, it refuses what is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from darla.config import Config
+from darla.errors import CorruptFileError, MissingFileError
+from darla.frames import load_frames
+from darla.perception import load_perception
+from darla.rundir import RunDirectory
+from darla.storage import read_json, read_jsonl
+from darla.vision import pretrain, training
+from darla.vision.pretrain import GateError, train_vision
+from darla.vision.training import learning_rate
+
+
+def with_vision(config: Config, **vision: object) -> Config:
+    tree = config.model_dump()
+    tree["vision"] |= vision
+    return Config.model_validate(tree)
+
+
+def test_the_models_learn_and_the_report_says_how_well(run: RunDirectory) -> None:
+    report = train_vision(run.config, run, quiet=True)
+    rows = [row for row in read_jsonl(run.vision / "metrics.jsonl") if row["model"] == "dae"]
+    assert rows[-1]["loss"] < 0.65 * rows[0]["loss"]
+    assert rows[-1]["images"] == 640
+    assert read_json(run.vision / "report.json") == report
+    assert report["probe"]["room"] > 0.9
+    assert len(report["latents"]["kl_per_latent"]) == 4
+    for name in ("reconstructions.png", "traversals.png"):
+        assert (run.vision / name).stat().st_size > 1000
+    assert not list(run.vision.glob("*.checkpoint.*"))
+    assert run.finished("vision")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing that is not on disk survives."""
+
+
+@pytest.mark.parametrize(("model", "step"), [("dae", 25), ("vae", 13), ("vae", 38)])
+def test_killed_and_repeated_it_ends_with_the_same_bits(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, step: int
+) -> None:
+    whole = train_vision(run.config, run, quiet=True)
+    metrics = read_jsonl(run.vision / "metrics.jsonl")
+
+    again = tmp_path / "again"
+    again.mkdir()
+    config = run.config.model_copy(update={"runs": str(again)})
+    other = RunDirectory.open(config)
+    (run.path / "frames").rename(other.path / "frames")
+    take = training.Trainer.step
+
+    def step_or_die(self: training.Trainer) -> dict[str, torch.Tensor]:
+        if self.objective.name == model and self.step_number == step:
+            raise Killed
+        return take(self)
+
+    monkeypatch.setattr(training.Trainer, "step", step_or_die)
+    with pytest.raises(Killed):
+        train_vision(config, other, quiet=True)
+    monkeypatch.setattr(training.Trainer, "step", take)
+    steps = []
+
+    def counted(self: training.Trainer) -> dict[str, torch.Tensor]:
+        steps.append((self.objective.name, self.step_number))
+        return take(self)
+
+    monkeypatch.setattr(training.Trainer, "step", counted)
+    assert train_vision(config, other, quiet=True) == whole
+    assert read_jsonl(other.vision / "metrics.jsonl") == metrics
+    # Not more than one checkpoint interval (10 steps) was repeated.
+    assert min(number for name, number in steps if name == model) >= step - 10
+
+
+def test_a_finished_vision_is_not_trained_again(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_vision(run.config, run, quiet=True)
+    monkeypatch.setattr(pretrain, "fit", None)
+    train_vision(run.config, run, quiet=True)
+
+
+def test_seeds_differ(run: RunDirectory, tmp_path: Path) -> None:
+    marks = set()
+    for seed in (0, 1):
+        config = with_vision(run.config, seed=seed).model_copy(update={"name": f"s{seed}"})
+        other = RunDirectory.open(config)
+        (other.path / "frames").symlink_to(run.frames)
+        marks.add(train_vision(config, other, quiet=True)["fingerprint"])
+    assert len(marks) == 2
+
+
+def test_a_blind_dae_stops_at_the_gate(run: RunDirectory) -> None:
+    config = with_vision(run.config, gate={"object_error": 1e-6, "action": "stop"})
+    with pytest.raises(GateError, match="loses the objects"):
+        train_vision(config, run, quiet=True)
+    assert (run.vision / "dae.safetensors").exists(), "the DAE's work must not be lost"
+    assert (run.vision / "reconstructions.png").exists()
+
+
+def test_bfloat16_learns_like_float32(run: RunDirectory) -> None:
+    errors = []
+    for precision in ("float32", "bfloat16"):
+        config = with_vision(run.config, precision=precision)
+        config = config.model_copy(update={"name": precision})
+        other = RunDirectory.open(config)
+        (other.path / "frames").symlink_to(run.frames)
+        errors.append(train_vision(config, other, quiet=True)["dae"]["pixels"])
+    assert errors[1] == pytest.approx(errors[0], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["train-00000.safetensors", "index.json"])
+def test_damaged_frames_are_named(run: RunDirectory, name: str) -> None:
+    path = run.frames / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CorruptFileError, match=name):
+        train_vision(run.config, run, quiet=True)
+
+
+def test_frames_that_are_not_there_name_the_command(config: Config) -> None:
+    run = RunDirectory.open(config)
+    with pytest.raises(MissingFileError, match="darla pretrain"):
+        train_vision(config, run, quiet=True)
+
+
+def test_frames_round_trip(run: RunDirectory) -> None:
+    frames = load_frames(run.frames, "validation")
+    assert frames.pictures.shape == (200, 32, 32, 3) and frames.pictures.dtype == torch.uint8
+    assert frames.domains == ("toy/A/square", "toy/B/square")
+    assert frames.factors[1] == {"room": "B"}
+    assert frames.labels["kinds"].dtype == np.int8
+    assert (frames.pictures.numpy()[frames.labels["kinds"] == 0] == 240).all()
+
+
+@pytest.mark.parametrize("file", ["dae.safetensors", "vision.safetensors"])
+def test_a_truncated_model_is_named_and_kept(run: RunDirectory, file: str) -> None:
+    train_vision(run.config, run, quiet=True)
+    path = run.vision / file
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half)
+    with pytest.raises(CorruptFileError, match=file):
+        train_vision(run.config, run, quiet=True)
+    assert path.read_bytes() == half
+
+
+def test_a_checkpoint_of_another_network_is_refused(run: RunDirectory) -> None:
+    train_vision(run.config, run, quiet=True)
+    wider = with_vision(run.config)
+    tree = wider.model_dump()
+    tree["vision"]["vae"]["latents"] = 5
+    run.config = Config.model_validate(tree)
+    with pytest.raises(CorruptFileError, match="does not fit"):
+        load_perception("darla", run, 0, 0)
+
+
+def test_learning_rate_rises_and_falls(config: Config) -> None:
+    schedule = config.vision.dae.optimisation
+    rates = [learning_rate(step, 1000, schedule) for step in range(1000)]
+    assert rates[0] == pytest.approx(schedule.learning_rate / 50, rel=1e-3)
+    assert max(rates) == pytest.approx(schedule.learning_rate, rel=0.01)
+    assert rates[-1] == pytest.approx(schedule.learning_rate * schedule.final, rel=0.01)
+    assert rates.index(max(rates)) == pytest.approx(50, abs=2)

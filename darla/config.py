@@ -155,7 +155,7 @@ class VAEConfig(Section):
         description="Weight of a squared pixel error of the decoder's mean beside the DAE's term.",
     )
     warm_start: bool = Field(
-        False, description="Start from the DAE's convolutions instead of random ones (not in the paper)."
+        False, description="Start from the DAE's convolutions (not in the paper)."
     )
     latents: PositiveInt = Field(32, description="Number of latents.")
     hidden: PositiveInt = Field(256, description="Width of the fully connected layer.")

@@ -84,7 +84,8 @@ def load_frames(folder: Path, split: str) -> Frames:
             tensors, _ = load_tensors(path)
         except MissingFileError as error:
             raise CorruptFileError(
-                f"{folder} has lost its shard {name}; delete {folder}/index.json and repeat the command"
+                f"{folder} has lost its shard {name}; delete {folder}/index.json "
+                "and repeat the command"
             ) from error
         parts.append(tensors)
     pictures = torch.cat([part.pop("pictures") for part in parts])

@@ -53,8 +53,9 @@ class Perception:
         needs: Literal["frames", "state"] = "frames",
         encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """Stores the attributes; `encoder` maps uint8 [B, H, W, 3] to float32 [B, D] and is None where
-        observations pass as they are.
+        """Stores the attributes; without an `encoder` observations pass as they are.
+
+        The encoder maps uint8 [B, H, W, 3] to float32 [B, D].
         """
         self.name, self.shape, self.fingerprint = name, shape, fingerprint
         self.dtype = np.dtype(dtype)
@@ -91,7 +92,7 @@ class Perception:
 
 
 class _MeanEncoder:
-    """The posterior mean of a VAE, or the bottleneck of a DAE, as a picklable function of uint8 pictures."""
+    """The mean of a VAE, or the bottleneck of a DAE, as a picklable function of pictures."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model.cpu()

@@ -1,4 +1,7 @@
-"""Domains and environments: what the agents see and do. Importing this package registers the Gymnasium ids."""
+"""Domains and environments: what the agents see and do.
+
+Importing this package registers the Gymnasium ids.
+"""
 
 from __future__ import annotations
 

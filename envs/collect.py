@@ -180,7 +180,7 @@ def collect_frames(config: Config, run: RunDirectory, *, quiet: bool = False) ->
 def _facts(
     folder: Path, shards: list[tuple[str, int, int]], domains: tuple[Domain, ...]
 ) -> dict[str, Any]:
-    """Counts, and over the validation split the share of frames in which an object covers enough pixels."""
+    """Counts, and the share of validation frames in which an object covers enough pixels."""
     facts: dict[str, Any] = {
         split: sum(count for name, _, count in shards if name == split) for split in SPLITS
     }

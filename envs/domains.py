@@ -1,4 +1,4 @@
-"""Domains as values: factors of variation, worlds that declare them, and suites of D_U, D_S and D_T.
+"""Domains as values: factors of variation, worlds that declare them, and suites of them.
 
 A *domain* assigns a value to every factor of a world. A *suite* names the three sets of DARLA
 (1707.08475, section 2): D_U (vision learns), D_S (the policy learns) and D_T (zero-shot targets),
@@ -173,7 +173,7 @@ class Suite:
     d_t: tuple[Domain, ...]
 
     def __post_init__(self) -> None:
-        """Raises DomainError if a target is among the sources, or a set is empty or repeats a domain."""
+        """Raises DomainError if a target is a source too, or a set is empty or repeats a domain."""
         for label, domains in (("D_U", self.d_u), ("D_S", self.d_s), ("D_T", self.d_t)):
             if not domains:
                 raise DomainError(f"suite '{self.name}' has no domain in {label}")
@@ -182,7 +182,8 @@ class Suite:
         shared = [domain.id for domain in self.d_t if domain in self.d_s]
         if shared:
             raise DomainError(
-                f"suite '{self.name}': {', '.join(shared)} is both source and target; a target must never be trained on"
+                f"suite '{self.name}': {', '.join(shared)} is both source and target; "
+                "a target must never be trained on"
             )
 
     def tags(self, domain: Domain) -> tuple[str, ...]:
@@ -215,7 +216,8 @@ class Suite:
         ids = {domain.id: domain for domain in self.domains}
         if text not in ids:
             raise DomainError(
-                f"suite '{self.name}' has no domain '{text}'{did_you_mean(text, ids)}; it has {', '.join(ids)}"
+                f"suite '{self.name}' has no domain '{text}'{did_you_mean(text, ids)}; "
+                f"it has {', '.join(ids)}"
             )
         return ids[text]
 

@@ -1,4 +1,4 @@
-"""The Lab: collect cans and balloons, avoid hats and cakes, in a room whose look depends on the domain.
+"""The Lab: collect cans and balloons, avoid hats and cakes, in a room of changing looks.
 
 The task is DeepMind Lab's level `contributed/dmlab30/rooms_collect_good_objects`, which the DARLA
 paper introduced (1707.08475, section 4; facts in docs/lab.md), rebuilt on MuJoCo's renderer so that
@@ -191,7 +191,7 @@ class LabSimulation:
         return np.minimum(along_x, along_y)
 
     def relative(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bearing (radians, positive to the left) and distance (metres) of all objects, float64 [n, 20] each."""
+        """Bearing (radians, positive to the left) and distance (metres), float64 [n, 20] each."""
         delta = self.objects - self.pose[:, None, :2]
         distance = np.hypot(delta[..., 0], delta[..., 1])
         bearing = np.arctan2(delta[..., 1], delta[..., 0]) - self.pose[:, 2, None]
@@ -232,7 +232,7 @@ class LabSimulation:
         return out
 
     def nearest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The nearest object in view: kind (int64 [n], -1 if none), bearing (degrees) and distance (metres)."""
+        """The nearest object in view: kind (-1 if none), bearing (degrees), distance (metres)."""
         bearing, distance = self.relative()
         ranked = np.where(self.in_view(bearing), distance, np.inf)
         rows, index = np.arange(self.n), ranked.argmin(axis=1)
@@ -280,7 +280,7 @@ class LabSimulation:
         return reward, terminated, not terminated and bool(self.frames[i] >= EPISODE_FRAMES)
 
     def _pick_up(self, i: int, touched: np.ndarray, start: int) -> tuple[float, int]:
-        """Removes touched objects frame by frame; returns the reward and the number of frames lived through."""
+        """Removes touched objects frame by frame; returns the reward and the frames lived."""
         reward = 0.0
         for frame in range(len(touched)):
             if start + frame >= self.end_frame[i]:
@@ -427,7 +427,7 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
         reward, terminated, truncated = self._simulation.advance(0, int(action))
         return self._frame(), reward, terminated, truncated, self._info()
 
-    def render(self) -> np.ndarray | None:
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The current picture in render mode 'rgb_array'."""
         return self._frame() if self.render_mode == "rgb_array" else None
 
@@ -517,8 +517,8 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.simulation.seed = seed
             self.simulation.episode[:] = -1
         self._start = options.get("start", "cell")
-        for i in np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool))):
-            self.simulation.begin(int(i), self._start)
+        for index in np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool))):
+            self.simulation.begin(int(index), self._start)
         return self._frames(), self._info()
 
     def step(
@@ -535,8 +535,8 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if ended.any():
             frames = np.zeros(self._shape, np.uint8)
             if self._renderer is not None:
-                for i in np.flatnonzero(ended):
-                    simulation.draw(int(i), self._renderer, frames[i])
+                for index in np.flatnonzero(ended):
+                    simulation.draw(int(index), self._renderer, frames[index])
             last = {"state": simulation.state(), "domain": simulation.domain.copy()}
             final = {
                 "final_obs": frames,
@@ -544,13 +544,15 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "final_info": last,
                 "_final_info": ended,
             }
-            for i in np.flatnonzero(ended):
-                simulation.begin(int(i), self._start)
+            for index in np.flatnonzero(ended):
+                simulation.begin(int(index), self._start)
         return self._frames(), rewards, terminated, truncated, {**self._info(), **final}
 
     def labels(self) -> dict[str, np.ndarray]:
-        """Ground truth for probes: `pose`, and `kind` (index into KINDS or -1), `bearing` (degrees, positive to the
-        left) and `distance` (metres) of the nearest object in view; arrays [n].
+        """Ground truth for probes, arrays [n].
+
+        `pose`, and `kind` (index into KINDS or -1), `bearing` (degrees, positive to the left) and
+        `distance` (metres) of the nearest object in view.
         """
         kind, bearing, distance = self.simulation.nearest()
         return {
@@ -561,7 +563,7 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
 
     def object_maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """What an evaluation of the vision needs to know about each pixel of the current observations.
+        """What an evaluation of the vision needs to know about each pixel of the observations.
 
         Returns:
             The kind of object that a pixel shows (index into KINDS, -1 for none), int8 [n, size,

@@ -1,4 +1,4 @@
-"""What the Lab looks like: a room, objects turned on a lathe, a camera; drawn straight into MuJoCo's scene.
+"""What the Lab looks like: a room, objects turned on a lathe, a camera.
 
 A MuJoCo model only supplies meshes and textures. Each picture fills the list of visible geoms and
 the camera by hand (no kinematics, no `mjv_updateScene`), leaves out objects outside the view cone,
@@ -170,8 +170,9 @@ def _model_xml(width: float, depth: float) -> str:
         {"".join(meshes)}
       </asset>
       <worldbody>
-        <geom name="floor" type="box" size="{width / 2} {depth / 2} {t}" pos="{width / 2} {depth /
-        2} {-t}"
+        <geom name="floor" type="box" size="{width / 2} {depth / 2} {t}" pos="{width / 2} {
+        depth / 2
+    } {-t}"
               material="floor"/>
         <geom name="ceiling" type="box" size="{width / 2} {depth / 2} {t}"
               pos="{width / 2} {depth / 2} {WALL_HEIGHT + t}"/>
@@ -262,7 +263,7 @@ class LabRenderer:
         objects: np.ndarray,
         kinds: np.ndarray,
     ) -> None:
-        """Fills camera and geoms: the eye at `position`, the objects at float [N, 2] that the view cone meets."""
+        """Fills camera and geoms: the eye, and the objects that its view cone meets."""
         if look is not self._look:
             self._apply(look)
         scene, (x, y) = self._scene, position

@@ -15,7 +15,8 @@ from darla.errors import DependencyError
 
 GL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
 REMEDY = (
-    f"no off-screen OpenGL: install it with 'apt-get install {GL_PACKAGES}' and check with 'darla doctor' "
+    f"no off-screen OpenGL: install it with 'apt-get install {GL_PACKAGES}' and check with "
+    "'darla doctor' "
     "(MUJOCO_GL=osmesa with libosmesa6 works too)"
 )
 

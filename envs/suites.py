@@ -1,4 +1,4 @@
-"""The suites: which domains the vision sees (D_U), the policy learns in (D_S), and transfer is scored on (D_T)."""
+"""The suites: what the vision sees (D_U), where the policy learns (D_S) and is scored (D_T)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUITES = {
     for suite in (
         Suite(
             "lab",
-            "the paper's transfer: hats and cans in room B, where the policy saw only cakes and balloons",
+            "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
             LAB,
             d_u=_ROOMS_AND_PAIRS,
             d_s=_SOURCES,

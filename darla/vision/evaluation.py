@@ -23,7 +23,7 @@ BATCH = 256
 
 
 def to_float(pictures: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [0, 1], channels-last in memory without a copy."""
+    """Converts uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 1], channels-last in memory."""
     return pictures.permute(0, 3, 1, 2).float() / 255.0
 
 
@@ -78,7 +78,7 @@ def reconstruction_errors(
 
 @torch.no_grad()
 def posterior(vae: VAE, pictures: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of q(z|x) and KL per latent for uint8 pictures [N, H, W, 3]: float32 [N, latents] each."""
+    """Mean of q(z|x) and KL per latent, float32 [N, latents] each, of uint8 [N, H, W, 3]."""
     device, means, divergences = device_of(vae), [], []
     for start in range(0, len(pictures), BATCH):
         mean, log_variance = vae.encode(to_float(pictures[start : start + BATCH].to(device)))
@@ -143,7 +143,7 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
 
 
 def describe_latents(divergences: np.ndarray) -> dict[str, Any]:
-    """Summary of KL per frame and latent, float [N, latents]: total, per latent, and the number of active units."""
+    """Total KL, KL per latent and active units, from KL per frame, float [N, latents]."""
     per_latent = divergences.mean(0)
     return {
         "kl": float(per_latent.sum()),

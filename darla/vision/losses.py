@@ -17,7 +17,7 @@ from darla.vision.networks import DAE
 
 
 def occlusion_mask(batch: int, size: int, share: float, generator: torch.Generator) -> Tensor:
-    """Rectangles to black out: two corners per picture, each coordinate uniform (1707.08475, section 4.1).
+    """Rectangles to black out, between two uniform corners per picture (1707.08475, section 4.1).
 
     Args:
         batch: Number of pictures.
@@ -38,7 +38,7 @@ def occlusion_mask(batch: int, size: int, share: float, generator: torch.Generat
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) per picture and latent, in nats, same shape as the arguments."""
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, elementwise."""
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
@@ -69,7 +69,7 @@ class Reconstruction(Protocol):
 
 @dataclass(frozen=True)
 class PixelReconstruction:
-    """Negative log-likelihood of a Gaussian decoder with unit variance, up to its constant: the plain beta-VAE."""
+    """The plain beta-VAE: a Gaussian decoder with unit variance, without its constant."""
 
     def __call__(
         self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
@@ -80,7 +80,7 @@ class PixelReconstruction:
 
 @dataclass(frozen=True)
 class DAEReconstruction:
-    """|| J(x_hat) - J(x) ||^2 in the feature space of a frozen denoising autoencoder (1707.08475, eq. 2).
+    """|| J(x_hat) - J(x) ||^2, with J from a frozen denoising autoencoder (1707.08475, eq. 2).
 
     J(x) is a constant; the gradient flows through J(x_hat) into the decoder.
 

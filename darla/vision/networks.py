@@ -1,4 +1,4 @@
-"""The networks of stage 1: a denoising autoencoder and a variational autoencoder (1707.08475, appendix A).
+"""The networks of stage 1: a denoising and a variational autoencoder (1707.08475, appendix A).
 
 Both share the convolutional trunk of the paper: four convolutions with kernel 4 and stride 2.
 Pictures are float tensors [B, 3, H, W] in [0, 1] with H and W multiples of 16; memory is
@@ -64,7 +64,7 @@ class Painter(nn.Module):
 
 
 class DAE(nn.Module):
-    """Denoising autoencoder. Its features J are the space in which the beta-VAE is compared with its target.
+    """Denoising autoencoder. Its features J are the space in which the beta-VAE is judged.
 
     Args:
         size: Height and width of a picture.

@@ -54,7 +54,7 @@ def grid(rows: list[np.ndarray], labels: list[str], path: Path, title: str) -> N
 
 
 def choose_examples(frames: Frames, count: int = COLUMNS) -> np.ndarray:
-    """Indices of frames to show: with objects in view, spread over the domains, the same in every run.
+    """Indices of frames to show: objects in view, spread over the domains, the same every time.
 
     Returns:
         int64 [count].
@@ -74,7 +74,7 @@ def choose_examples(frames: Frames, count: int = COLUMNS) -> np.ndarray:
 
 @torch.no_grad()
 def draw_reconstructions(dae: DAE | None, vae: VAE | None, frames: Frames, path: Path) -> None:
-    """Writes input, DAE and VAE side by side; with a DAE also what the DAE reads in the VAE's picture.
+    """Writes input, DAE and VAE one above the other, and what the DAE reads in the VAE's picture.
 
     Args:
         dae: Trained autoencoder, or None.

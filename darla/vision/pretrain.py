@@ -1,4 +1,4 @@
-"""Stage 1, the models: a denoising autoencoder, a gate on what it shows, and the beta-VAE that it guides."""
+"""Stage 1, the models: a denoising autoencoder, a gate, and the beta-VAE that it guides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class GateError(DarlaError):
-    """The denoising autoencoder does not show the objects, so a beta-VAE that it guides cannot learn them."""
+    """The denoising autoencoder lost the objects; a beta-VAE that it guides cannot learn them."""
 
 
 def make_dae(config: Config) -> DAE:
@@ -83,16 +83,17 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def seed_weights(model: torch.nn.Module, seed: int, stream: int) -> None:
-    """Draws a model's initial weights from (seed, stream) alone, leaving the global generator as it was."""
+    """Draws initial weights from (seed, stream) alone; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 2 + stream)
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
 
 def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> dict[str, Any]:
-    """Trains what is not trained yet and writes weights, metrics, pictures and `vision/report.json`.
+    """Trains what is not trained yet; writes weights, metrics, pictures and `vision/report.json`.
 
     Args:
         config: Whole configuration.
@@ -197,9 +198,10 @@ def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:
     if error is None or error <= gate.object_error:
         return
     text = (
-        f"the denoising autoencoder loses the objects: its error on object pixels is {error:.2f} of painting them "
-        f"away, vision.gate.object_error allows {gate.object_error:g}; look at {folder / 'reconstructions.png'}, "
-        "then raise vision.dae.optimisation.images in a run of another name, or set vision.gate.action=warn"
+        f"the denoising autoencoder loses the objects: its error on their pixels is {error:.2f} of "
+        f"painting them away, vision.gate.object_error allows {gate.object_error:g}; look at "
+        f"{folder / 'reconstructions.png'}, then raise vision.dae.optimisation.images in a run of "
+        "another name, or set vision.gate.action=warn"
     )
     if gate.action == "stop":
         raise GateError(text)

@@ -37,10 +37,14 @@ COMPILE_IMAGES = 50_000
 
 
 class Objective(Protocol):
-    """A model with its loss. `draw` makes the noise of a step, `loss` is a pure function of tensors."""
+    """A model with its loss: `draw` makes a step's noise, `loss` is a pure function of tensors."""
 
     name: str
-    model: nn.Module
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random tensors of one step."""
@@ -152,7 +156,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of `vision.precision`: 'auto' is bfloat16 where the processor multiplies it natively."""
+    """The dtype of `vision.precision`; 'auto' is bfloat16 where the processor has it natively."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
@@ -163,7 +167,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:
-    """Step size at `step` of `steps`: linear warm-up, then a cosine from the peak to `final` of it."""
+    """Step size at `step` of `steps`: linear warm-up, then a cosine down to `final` of the peak."""
     rise = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
     fall = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps))
     return config.learning_rate * rise * fall

@@ -24,9 +24,7 @@ from envs.lab_scene import KINDS, OBJECT_COLOURS, PROFILES, lathe
 from envs.suites import get_suite
 
 SOURCES = get_suite("lab").d_s
-FORWARD, LEFT, TURN_LEFT = (
-    ACTIONS.index(name) for name in ("forward", "strafe-left", "turn-left")
-)
+FORWARD, LEFT, TURN_LEFT = (ACTIONS.index(name) for name in ("forward", "strafe-left", "turn-left"))
 
 
 def simulation(domain: str = "lab/A/hat-can", frame_skip: int = 12) -> LabSimulation:
@@ -137,11 +135,11 @@ def test_the_episode_is_truncated_after_60_seconds() -> None:
 
 def test_state_tells_the_nearest_objects_in_view() -> None:
     rooms = simulation()
-    alone(
-        rooms, 5.0, 5.0, 0.0, (8.0, 5.0, "can"), (7.0, 5.5, "hat"), (3.0, 5.0, "can"), (9.0, 6, "can")
-    )
+    ahead, behind = (8.0, 5.0, "can"), (3.0, 5.0, "can")
+    alone(rooms, 5.0, 5.0, 0.0, ahead, (7.0, 5.5, "hat"), behind, (9.0, 6.0, "can"))
     state = rooms.state()[0]
-    assert state[:3] == pytest.approx([1.0, math.atan2(0.5, 2) / math.radians(35), 1 / (1 + math.hypot(2, 0.5))])
+    bearing, distance = math.atan2(0.5, 2), math.hypot(2, 0.5)
+    assert state[:3] == pytest.approx([1.0, bearing / math.radians(35), 1 / (1 + distance)])
     assert state[3:6] == pytest.approx([0, 0, 0])
     assert state[6:9] == pytest.approx([1.0, 0.0, 1 / 4])
     assert state[9] == 1.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence as reference_kl
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as reference_kl
 
 from darla.vision.losses import (
     DAEReconstruction,

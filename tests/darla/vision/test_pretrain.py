@@ -1,4 +1,4 @@
-"""Stage 1 as a whole on a toy: it learns, it resumes to the same bits, it refuses what is broken."""
+"""Stage 1 as a whole on a toy: it learns, resumes to the same bits, refuses what is broken."""
 
 from __future__ import annotations
 

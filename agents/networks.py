@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from darla.devices import choose_precision
+
 
 def _initialise(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
     """Fills a layer as torch does by default, uniform in +-1/sqrt(inputs)."""
@@ -43,9 +45,15 @@ class ConvTrunk(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), dense, nn.ReLU())
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, 256]."""
+        """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, 256].
+
+        The convolutions compute in bfloat16 where the processor multiplies it natively.
+        """
         # The permuted view is laid out as channels_last, which convolutions prefer on a CPU.
-        return self.layers(frames.permute(0, 3, 1, 2).float() / 255.0)
+        pictures = frames.permute(0, 3, 1, 2).float() / 255.0
+        precision = choose_precision("auto", frames.device)
+        with torch.autocast(frames.device.type, precision, enabled=precision != torch.float32):
+            return self.layers(pictures).float()
 
 
 class QNetwork(nn.Module):

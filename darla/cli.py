@@ -446,7 +446,7 @@ def _check_machine(config: Config, *, gl: bool = True) -> None:
         if found.state == "broken":
             raise DependencyError(f"{found.found}; {found.remedy}")
     if config.vision.device not in ("auto", "cpu"):
-        from darla.vision.training import choose_device
+        from darla.devices import choose_device
 
         choose_device(config.vision.device)
 

@@ -144,7 +144,7 @@ def check_torch() -> Check:
     try:
         import torch
 
-        from darla.vision.training import choose_device, choose_precision
+        from darla.devices import choose_device, choose_precision
     except (ImportError, OSError) as error:
         return Check("torch", "broken", str(error), "`make install`")
     devices = ["cpu"]

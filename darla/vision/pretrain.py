@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darla.config import Config
+from darla.devices import choose_device
 from darla.errors import DarlaError, MissingFileError
 from darla.frames import Frames, frames_digest, load_frames
 from darla.storage import load_tensors, save_tensors, write_json
@@ -19,7 +20,6 @@ from darla.vision.training import (
     DAEObjective,
     Trainer,
     VAEObjective,
-    choose_device,
     fit,
     frames_on,
     make_reconstruction,

@@ -7,7 +7,6 @@ that goes on from its last checkpoint takes exactly the steps that it would have
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from darla.config import OptimisationConfig, VisionConfig
-from darla.errors import CorruptFileError, DependencyError
+from darla.devices import can_compile, choose_precision
+from darla.errors import CorruptFileError
 from darla.frames import Frames
 from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
@@ -134,38 +134,6 @@ def make_reconstruction(config: VisionConfig, dae: DAE | None) -> Reconstruction
     return DAEReconstruction(dae, config.vae.layer, config.vae.pixel_weight)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `vision.device`.
-
-    Raises:
-        DependencyError: The device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DependencyError(
-            f"vision.device is '{name}', allowed is auto, cpu, cuda or cuda:N"
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DependencyError(
-            f"vision.device is '{name}' but torch sees no GPU; type vision.device=auto"
-        )
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of `vision.precision`; 'auto' is bfloat16 where the processor has it natively."""
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if native else torch.float32
-
-
 def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:
     """Step size at `step` of `steps`: linear warm-up, then a cosine down to `final` of the peak."""
     rise = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
@@ -276,15 +244,6 @@ class Trainer:
             step = tensors[f"step.{name}"].to(self._device)
             self.optimiser.state[parameter] = {"step": step, **moments}
         self.step_number = int(metadata["step"])
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: a C++ compiler for the CPU."""
-    return (
-        device.type == "cuda"
-        or shutil.which("g++") is not None
-        or shutil.which("clang++") is not None
-    )
 
 
 def restore(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

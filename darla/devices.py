@@ -1,0 +1,50 @@
+"""What a machine computes on: devices, number formats, compilers."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+
+from darla.errors import DependencyError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `vision.device`.
+
+    Raises:
+        DependencyError: The device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DependencyError(
+            f"vision.device is '{name}', allowed is auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DependencyError(
+            f"vision.device is '{name}' but torch sees no GPU; type vision.device=auto"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of `vision.precision`; 'auto' is bfloat16 where the processor has it natively."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: a C++ compiler for the CPU."""
+    return (
+        device.type == "cuda"
+        or shutil.which("g++") is not None
+        or shutil.which("clang++") is not None
+    )

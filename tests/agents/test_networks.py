@@ -31,7 +31,9 @@ def test_frames_count_from_0_to_1():
     net = network((16, 16, 3))
     frames = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
     inner = net.layers[0].layers(frames.permute(0, 3, 1, 2).float() / 255)
-    assert torch.allclose(net(frames), net.layers[1:](inner), atol=1e-6)
+    expected = net.layers[1:](inner)
+    # bfloat16 keeps 8 bits: off by a factor of 255 would be off by far more.
+    assert torch.allclose(net(frames), expected, atol=0.02)
 
 
 def test_frames_too_small_for_the_trunk_are_refused():

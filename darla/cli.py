@@ -295,6 +295,7 @@ def domains_command(
         from envs.sheet import draw_sheet
 
         draw_sheet(tree, output)
+        _say(False, f"sheet: {output}")
     if as_json:
         rows = [{"id": d.id, "tags": suite.tags(d), "factors": d.factors} for d in suite.domains]
         _print({"suite": suite.name, "domains": rows}, as_json)

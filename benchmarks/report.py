@@ -126,6 +126,7 @@ def _page(run: RunDirectory, anchor: str) -> Page:
     if run.scores.exists():
         page.results = summarise(read_scores(run))
         page.intervals = _intervals(page.results)
+        page.problems += _unscored(run, page.results)
     page.curves = _curves(run, page)
     page.reconstructions = _picture(
         run.vision / "reconstructions.png", "Frames, and what each model reconstructs of them", page
@@ -137,6 +138,20 @@ def _page(run: RunDirectory, anchor: str) -> Page:
     page.domains = _picture(run.path / "domains.png", "One frame of every domain", page)
     _describe(run, page)
     return page
+
+
+def _unscored(run: RunDirectory, results: Mapping[str, Any]) -> list[str]:
+    """Says which cells of the configuration the table does not hold."""
+    scored = {
+        (row["algorithm"], row["perception"], seed)
+        for row in results["rows"]
+        for seed in row["seeds"]
+    }
+    cells = cells_of(run.config)
+    left = [cell.id for cell in cells if (cell.algorithm, cell.perception, cell.seed) not in scored]
+    if not left:
+        return []
+    return [f"{len(left)} of {len(cells)} cells are not scored yet: {', '.join(left)}."]
 
 
 def _intervals(results: Mapping[str, Any]) -> Markup:

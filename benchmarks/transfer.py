@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,14 @@ from agents.worker import WorkerPool
 from benchmarks.results import RANDOM_POLICY, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config
-from darla.errors import DarlaError, MissingFileError
+from darla.errors import DarlaError, DependencyError, MissingFileError
 from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_jsonl
 from envs import make_vector
 from envs.domains import ENCODER_OOD, Domain, Suite
+from envs.sheet import draw_sheet
 from envs.suites import get_suite
 
 FLOOR = Cell(RANDOM_POLICY, "none", 0)
@@ -118,6 +119,11 @@ def score_transfer(
         return policy, perception_of(run, cell)
 
     score(config, run, cells, get_suite(config.suite), load=load, players=workers, quiet=quiet)
+    sheet = run.path / "domains.png"
+    if not sheet.exists():
+        # A picture for the report; without OpenGL, which `factors` does without, there is none.
+        with suppress(DependencyError):
+            draw_sheet(config, sheet)
 
 
 def score(

@@ -175,6 +175,11 @@ def test_any_piece_may_be_missing(full_run: RunDirectory, piece: str) -> None:
     assert "DQN on DARLA" in report(full_run)
 
 
+def test_cells_without_scores_are_named(full_run: RunDirectory) -> None:
+    text = report(full_run)
+    assert "6 of 12 cells are not scored yet: dqn-factors-s0, dqn-factors-s1" in text
+
+
 def test_a_damaged_piece_is_named_in_the_page(full_run: RunDirectory) -> None:
     (full_run.vision / "report.json").write_text('{"torn')
     metrics = full_run.agent("dqn-pixels-s2") / "metrics.jsonl"

@@ -187,6 +187,7 @@ def test_untrained_cells_are_refused_in_one_line(run: RunDirectory) -> None:
     assert not run.scores.exists()
 
 
+@pytest.mark.timeout(300)
 def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> None:
     ray_config = RayConfig(workers=2, envs_per_worker=3)
     perception = toy_perception()

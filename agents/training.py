@@ -71,16 +71,45 @@ def train(
     domains: Sequence[Domain],
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Trains a policy on any environments; what is finished is not repeated.
+    """Trains a policy on any environments, with workers of its own; see `train_on`.
+
+    Args:
+        config: the experiment.
+        run: its run directory.
+        cell: what to train.
+        perception: what the policy sees through.
+        factory: makes vector environments.
+        domains: each episode draws one uniformly.
+        quiet: show no progress.
+    """
+    if (run.agent(cell.id) / POLICY_FILE).exists():
+        return _finished(run, cell)
+    with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
+        return train_on(
+            pool, config, run, cell, perception=perception, domains=domains, quiet=quiet
+        )
+
+
+def train_on(
+    pool: WorkerPool,
+    config: Config,
+    run: RunDirectory,
+    cell: Cell,
+    *,
+    perception: Perception,
+    domains: Sequence[Domain],
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains a policy with given workers; what is finished is not repeated.
 
     Writes `metrics.jsonl`, checkpoints and at last `policy.safetensors` to the cell's folder.
 
     Args:
-        config: the experiment; `agents`, `ray` and `transfer.epsilon` are read.
+        pool: the workers.
+        config: the experiment; `agents`, `environment.frame_skip` and `transfer` are read.
         run: its run directory.
         cell: names the folder and gives the seed.
         perception: what the policy sees through.
-        factory: makes vector environments.
         domains: each episode draws one uniformly.
         quiet: show no progress.
 
@@ -96,17 +125,19 @@ def train(
     """
     folder = run.agent(cell.id)
     if not (folder / POLICY_FILE).exists():
-        with (
-            ray_session(config.ray),
-            WorkerPool(config.ray, factory) as pool,
-            torch_threads(2 if len(perception.shape) == 3 else 1),
-        ):
+        with torch_threads(2 if len(perception.shape) == 3 else 1):
             trainer = Trainer(config, cell, pool, perception, domains)
             facts = _train_from_checkpoint(trainer, folder, quiet)
             save_policy(run, cell, trainer.policy(), json.dumps(facts))
-    _, metadata = load_tensors(folder / POLICY_FILE)
+    return _finished(run, cell)
+
+
+def _finished(run: RunDirectory, cell: Cell) -> dict[str, Any]:
+    """Deletes what a finished cell needs no more, and returns its facts."""
+    folder = run.agent(cell.id)
     for leftover in ("checkpoints", "replay"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
+    _, metadata = load_tensors(folder / POLICY_FILE)
     return json.loads(metadata["facts"])
 
 

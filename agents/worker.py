@@ -135,7 +135,8 @@ class Worker:
         inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
         if inner:
             self._vector.load_state_dict(inner)  # type: ignore[attr-defined]
-            self._observations, self._returns = arrays["observations"], arrays["returns"]
+            self._observations = arrays["observations"].copy()  # Ray's arrays are read-only
+            self._returns = arrays["returns"].copy()
 
 
 def collect(references: list[ray.ObjectRef]) -> list[Any]:

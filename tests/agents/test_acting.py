@@ -14,8 +14,8 @@ from agents.acting import (
 )
 from agents.cells import Cell
 from agents.networks import QNetwork
-from agents.worker import Worker, WorkerPool
-from darla.config import Config, RayConfig
+from agents.worker import Worker
+from darla.config import Config
 from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
 from darla.rundir import RunDirectory
 from tests.toys import COLUMNS, PIXELS, ROWS, Catch, toy_perception
@@ -169,20 +169,17 @@ class TestPolicyFile:
             load_policy(run, CELL)
 
 
-def test_workers_play_what_one_process_plays_exactly_so_often(cluster):
-    config = RayConfig(workers=2, envs_per_worker=3)
+def test_workers_play_what_one_process_plays_exactly_so_often(toy_pool):
     policy, perception = new_policy(toy_perception()), toy_perception()
     options = {"epsilon": 0.1, "seed": 5}
-    with WorkerPool(config, Catch) as pool:
-        episodes = pool.evaluate(policy, perception, DOMAINS, 10, **options)
-        again = pool.evaluate(policy, perception, DOMAINS, 10, **options)
-        few = pool.evaluate(policy, perception, DOMAINS, 1, **options)
-        floor = pool.evaluate(None, None, DOMAINS, 10, **options)
-    assert len(episodes) == 10 and len(few) == 1
-    assert again == episodes
+    episodes = toy_pool.evaluate(policy, perception, DOMAINS, 10, **options)
+    assert len(episodes) == 10
+    assert toy_pool.evaluate(policy, perception, DOMAINS, 10, **options) == episodes
+    assert len(toy_pool.evaluate(policy, perception, DOMAINS, 1, **options)) == 1
+    floor = toy_pool.evaluate(None, None, DOMAINS, 10, **options)
     assert [e.domain for e in floor] == [e.domain for e in episodes]
     seeds = list(dict.fromkeys(e.seed for e in episodes))
-    quotas = ([2, 2, 1], [2, 2, 1])
+    quotas = ([2, 1, 1, 1], [2, 1, 1, 1])
     alone = [
         Worker(Catch).evaluate(policy, perception, DOMAINS, quota, epsilon=0.1, seed=seed)
         for quota, seed in zip(quotas, seeds, strict=True)

@@ -13,10 +13,14 @@ from darla.config import DQNConfig
 from darla.errors import ConfigError, CorruptFileError, DependencyError, FingerprintError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors
-from tests.agents.toy_training import CELL, Slow, toy_config, train_toy
+from tests.agents.toy_training import (
+    CELL,
+    Slow,
+    toy_config,
+    train_toy,
+    train_toy_alone,
+)
 from tests.toys import toy_perception
-
-pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def weights(config, cell=CELL):
@@ -34,10 +38,10 @@ def metrics(config, cell=CELL):
 
 
 @pytest.fixture(scope="module")
-def reference(cluster, tmp_path_factory):
+def reference(toy_pool, tmp_path_factory):
     """A training that nothing disturbed."""
     config = toy_config(tmp_path_factory.mktemp("reference"))
-    return config, train_toy(config)
+    return config, train_toy(config, toy_pool)
 
 
 class Stop(Exception):
@@ -57,10 +61,10 @@ def interrupt(monkeypatch, rounds):
 
 
 @pytest.mark.parametrize(("name", "decisions"), [("factors", 6000), ("pixels", 5000)])
-def test_dqn_masters_the_toy_game(tmp_path, name, decisions):
+def test_dqn_masters_the_toy_game(toy_pool, tmp_path, name, decisions):
     cell = Cell("dqn", name, 0)
     config = toy_config(tmp_path, decisions, evaluation_episodes=60, checkpoint_every=10_000)
-    facts = train_toy(config, perception=toy_perception(name), cell=cell)
+    facts = train_toy(config, toy_pool, perception=toy_perception(name), cell=cell)
     assert facts["source_return"] > 0.85
     assert metrics(config, cell)[0]["return"] < 0.0, "it began at the level of chance"
 
@@ -90,18 +94,18 @@ def test_what_a_training_leaves_behind(reference):
 
 def test_results_do_not_depend_on_timing(reference, tmp_path):
     slow = toy_config(tmp_path)
-    train_toy(slow, factory=Slow)
+    train_toy_alone(slow, factory=Slow)
     assert weights(slow) == weights(reference[0])
     assert metrics(slow) == metrics(reference[0])
 
 
-def test_another_seed_gives_another_policy(reference, tmp_path):
+def test_another_seed_gives_another_policy(reference, toy_pool, tmp_path):
     config, cell = toy_config(tmp_path), Cell("dqn", "factors", 1)
-    train_toy(config, cell=cell)
+    train_toy(config, toy_pool, cell=cell)
     assert weights(config, cell) != weights(reference[0])
 
 
-def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, tmp_path):
+def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, toy_pool, tmp_path):
     command = [sys.executable, "-m", "tests.agents.toy_training", str(tmp_path)]
     root = Path(__file__).parents[2]
     killed = subprocess.run([*command, "20"], cwd=root, capture_output=True, timeout=100)
@@ -110,7 +114,7 @@ def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, tmp_pat
     folder = RunDirectory.open(config).agent(CELL.id)
     assert not (folder / "policy.safetensors").exists()
     assert len(list((folder / "checkpoints").iterdir())) == 2
-    facts = train_toy(config)
+    facts = train_toy(config, toy_pool)
     assert weights(config) == weights(reference[0])
     assert metrics(config) == metrics(reference[0])
     timed = {"seconds", "decisions_per_second"}
@@ -119,14 +123,14 @@ def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, tmp_pat
     }
 
 
-def test_every_checkpoint_is_a_good_place_to_continue(reference, tmp_path, monkeypatch):
+def test_every_checkpoint_is_a_good_place_to_continue(reference, toy_pool, tmp_path, monkeypatch):
     config = toy_config(tmp_path)
     for rounds in (3, 7, 9):
         with monkeypatch.context() as patch:
             interrupt(patch, rounds)
             with pytest.raises(Stop):
-                train_toy(config)
-    train_toy(config)
+                train_toy(config, toy_pool)
+    train_toy(config, toy_pool)
     assert weights(config) == weights(reference[0])
     assert metrics(config) == metrics(reference[0])
 
@@ -137,42 +141,42 @@ def test_a_finished_cell_is_not_trained_again(reference):
     def refuse(*args, **kwargs):
         raise AssertionError("an environment was made")
 
-    assert train_toy(config, factory=refuse) == facts
+    assert train_toy_alone(config, factory=refuse) == facts
 
 
 class TestBrokenCheckpoints:
     @pytest.fixture
-    def stopped(self, tmp_path, monkeypatch):
+    def stopped(self, toy_pool, tmp_path, monkeypatch):
         """A configuration whose training stopped after its first checkpoint, and its folder."""
         config = toy_config(tmp_path)
         with monkeypatch.context() as patch:
             interrupt(patch, 8)
             with pytest.raises(Stop):
-                train_toy(config)
+                train_toy(config, toy_pool)
         return config, RunDirectory.open(config).agent(CELL.id)
 
-    def test_a_changed_vision_and_damaged_files_are_refused(self, stopped):
+    def test_a_changed_vision_and_damaged_files_are_refused(self, stopped, toy_pool):
         config, folder = stopped
         with pytest.raises(FingerprintError, match=f"delete '{folder}' to train it anew"):
-            train_toy(config, perception=toy_perception(version=1))
+            train_toy(config, toy_pool, perception=toy_perception(version=1))
         (checkpoint,) = (folder / "checkpoints").iterdir()
         shards = sorted((folder / "replay").iterdir())
         for path in (shards[0], checkpoint):
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2])
             with pytest.raises(CorruptFileError, match=path.name):
-                train_toy(config)
+                train_toy(config, toy_pool)
 
 
-def test_a_replay_smaller_than_a_chunk_is_refused(tmp_path):
+def test_a_replay_smaller_than_a_chunk_is_refused(toy_pool, tmp_path):
     config = toy_config(tmp_path, dqn=DQNConfig(replay=50))
     with pytest.raises(ConfigError, match="agents.dqn.replay is 50, but the workers send 56"):
-        train_toy(config)
+        train_toy(config, toy_pool)
 
 
-def test_a_failing_environment_is_named(tmp_path):
+def test_a_failing_environment_is_named(cluster, tmp_path):
     def broken(*args, **kwargs):
         raise DependencyError("no OpenGL here")
 
     with pytest.raises(DependencyError, match="^no OpenGL here$"):
-        train_toy(toy_config(tmp_path), factory=broken)
+        train_toy_alone(toy_config(tmp_path), factory=broken)

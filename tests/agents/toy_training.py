@@ -9,7 +9,7 @@ import sys
 import time
 
 from agents.cells import Cell
-from agents.training import Trainer, train
+from agents.training import Trainer, train, train_on
 from darla.config import AgentsConfig, Config, DQNConfig, RayConfig
 from darla.rundir import RunDirectory
 from tests.toys import Catch, toy_perception
@@ -52,16 +52,16 @@ class Slow(Catch):
         return super().step(actions)
 
 
-def train_toy(config, *, perception=None, factory=Catch, cell=CELL):
-    return train(
-        config,
-        RunDirectory.open(config),
-        cell,
-        perception=perception or toy_perception(),
-        factory=factory,
-        domains=DOMAINS,
-        quiet=True,
-    )
+def train_toy(config, pool, *, perception=None, cell=CELL):
+    """Trains a cell of `toy_config` with given workers."""
+    run, perception = RunDirectory.open(config), perception or toy_perception()
+    return train_on(pool, config, run, cell, perception=perception, domains=DOMAINS, quiet=True)
+
+
+def train_toy_alone(config, factory=Catch):
+    """Trains a cell of `toy_config` with workers of its own."""
+    run, options = RunDirectory.open(config), {"domains": DOMAINS, "quiet": True}
+    return train(config, run, CELL, perception=toy_perception(), factory=factory, **options)
 
 
 def kill_after(rounds):
@@ -79,4 +79,4 @@ def kill_after(rounds):
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         kill_after(int(sys.argv[2]))
-    train_toy(toy_config(sys.argv[1]))
+    train_toy_alone(toy_config(sys.argv[1]))

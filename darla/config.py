@@ -491,9 +491,11 @@ def _override(values: dict[Any, Any], word: str) -> str | None:
         return f"the value of '{word}' is not YAML{_reason(error)}"
     target = values
     for part in parts[:-1]:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
+        below = target.get(part, {})
+        if not isinstance(below, dict):
             return None  # the file's own fault, which validation reports
+        target[part] = dict(below)  # a copy, since a YAML alias may share it with another section
+        target = target[part]
     old = target.get(parts[-1])
     target[parts[-1]] = (
         {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value

@@ -57,6 +57,13 @@ def test_words_override_the_file_and_the_last_one_wins(write):
     assert config.agents.seeds == (1, 2)
 
 
+def test_a_word_changes_one_place_even_where_the_file_shares_a_section(write):
+    path = write("name: x\nvision: {dae: {optimisation: &o {images: 7}}, vae: {optimisation: *o}}")
+    config = load_config(path, ["vision.dae.optimisation.images=9"])
+    assert config.vision.dae.optimisation.images == 9
+    assert config.vision.vae.optimisation.images == 7
+
+
 @pytest.mark.parametrize("text", ["1e-4", "0.0001", "1.0e-4", "1E-4", "+1e-4"])
 def test_numbers_may_be_written_as_one_does(write, text):
     assert load_config(write("name: x"), [f"vision.vae.beta={text}"]).vision.vae.beta == 1e-4

@@ -201,15 +201,15 @@ class DQNConfig(Section):
     """DQN (Mnih et al. 2015) with double estimates, n-step returns and a target network."""
 
     hidden: tuple[PositiveInt, ...] = Field((256, 256), description="Widths of the hidden layers.")
-    learning_rate: PositiveFloat = Field(3e-4, description="Adam's step size.")
+    learning_rate: PositiveFloat = Field(5e-4, description="Adam's step size.")
     batch: PositiveInt = Field(64, description="Transitions in one update.")
-    decisions_per_update: PositiveInt = Field(4, description="Decisions taken per update.")
+    decisions_per_update: PositiveInt = Field(8, description="Decisions taken per update.")
     replay: PositiveInt = Field(100_000, description="Transitions that the replay holds.")
     warmup: int = Field(
         4_000, ge=0, description="Decisions of the random policy before learning starts."
     )
-    discount: Fraction = Field(0.97, description="Discount per decision.")
-    n_step: PositiveInt = Field(3, description="Rewards summed before the bootstrap.")
+    discount: Fraction = Field(0.9, description="Discount per decision.")
+    n_step: PositiveInt = Field(5, description="Rewards summed before the bootstrap.")
     double: bool = Field(True, description="Choose the bootstrap action by the online network.")
     target_period: PositiveInt = Field(
         500, description="Updates between two copies to the target network."
@@ -219,7 +219,7 @@ class DQNConfig(Section):
     epsilon_fraction: Fraction = Field(
         0.4, description="Share of the decisions over which epsilon falls."
     )
-    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (AdamW).")
+    weight_decay: NonNegativeFloat = Field(1.0, description="Decoupled weight decay (AdamW).")
     gradient_norm: PositiveFloat | None = Field(
         10.0, description="Global norm of clipped gradients."
     )
@@ -254,8 +254,8 @@ class TransferConfig(Section):
 
     episodes: PositiveInt = Field(100, description="Episodes per split (D_S, D_T), cell and seed.")
     epsilon: Fraction = Field(
-        0.01,
-        description="Share of random actions while scoring, equal for all, against endless loops.",
+        0.05,
+        description="Share of random actions while scoring, for every cell (Mnih et al. 2015).",
     )
     seed: int = Field(
         10_000, ge=0, description="First seed of the scored layouts, the same for every cell."

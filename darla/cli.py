@@ -149,6 +149,7 @@ def run_command(
 
     tree = _load(config, overrides)
     cells = cells_of(tree)
+    _check_cells(cells, tree)
     _check_machine(tree)
     with _opened(tree) as run:
         _check_room(run)
@@ -207,6 +208,7 @@ def train_command(
 
     tree = _load(config, overrides)
     cells = _narrowed(cells_of(tree), algorithm=algorithm, perception=perception, seed=seed)
+    _check_cells(cells, tree)
     _check_machine(tree, gl=any(cell.perception != "factors" for cell in cells))
     with _opened(tree) as run:
         _train(run, cells, quiet)
@@ -379,7 +381,9 @@ def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
 
     for cell in cells:
         work = functools.partial(train_cell, run.config, run, cell, quiet=quiet)
-        _stage(run, f"train/{cell.id}", quiet, work, parents=run.vision.glob("*.safetensors"))
+        seen = cell.perception not in ("pixels", "factors", "random")
+        parents = run.vision.glob("*.safetensors") if seen else ()
+        _stage(run, f"train/{cell.id}", quiet, work, parents=parents)
 
 
 def _transfer(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> dict[str, Any]:
@@ -436,6 +440,14 @@ def _load(config: str, overrides: Sequence[str] | None) -> Config:
     tree = load_config(config, overrides or [])
     get_suite(tree.suite)
     return tree
+
+
+def _check_cells(cells: Sequence[Cell], config: Config) -> None:
+    """Refuses cells that cannot be trained on the vision that is configured."""
+    from darla.perception import check_perception
+
+    for cell in cells:
+        check_perception(cell.perception, config)
 
 
 def _check_machine(config: Config, *, gl: bool = True) -> None:
@@ -505,7 +517,8 @@ def _answer(results: dict[str, Any], as_json: bool) -> None:
 
     from benchmarks.results import terminal_table
 
-    Console().print(terminal_table(results))
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(terminal_table(results))
 
 
 def _print_domains(suite: Suite) -> None:

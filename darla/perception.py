@@ -104,6 +104,20 @@ class _MeanEncoder:
         return encoded[0] if isinstance(encoded, tuple) else encoded
 
 
+def check_perception(name: str, config: Config) -> None:
+    """Refuses a perception that the configured vision cannot give, before anything is trained.
+
+    Raises:
+        ConfigError: The vision of this configuration is of another kind.
+    """
+    wanted = {"darla": "dae", "dae": "dae", "beta-vae": "pixel"}.get(name)
+    given = config.vision.vae.reconstruction
+    if wanted not in (None, given):
+        raise ConfigError(
+            f"perception '{name}' needs vision.vae.reconstruction={wanted}, this run has '{given}'"
+        )
+
+
 def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) -> Perception:
     """The perception of a benchmark row.
 
@@ -129,6 +143,7 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
 def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Perception:
     from darla.vision.pretrain import fingerprint, load_model, make_dae, make_vae, seed_weights
 
+    check_perception(name, config)
     if name == "dae":
         dae = make_dae(config)
         return Perception(
@@ -143,11 +158,5 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
         vae.requires_grad_(False).eval()
         mark = fingerprint(vae)
     else:
-        wanted = {"darla": "dae", "beta-vae": "pixel"}[name]
-        if config.vision.vae.reconstruction != wanted:
-            raise ConfigError(
-                f"perception '{name}' needs vision.vae.reconstruction={wanted}, "
-                f"this run has '{config.vision.vae.reconstruction}'"
-            )
         mark = load_model(vae, run.vision / "vision.safetensors")
     return Perception(name, (config.vision.vae.latents,), mark, encoder=_MeanEncoder(vae))

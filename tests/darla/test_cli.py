@@ -226,6 +226,10 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
         (("agents.seeds=[-1]",), "'agents.seeds[0]' must be an integer >= 0, not -1"),
         (("suite=labb",), "unknown suite 'labb' (did you mean 'lab'?)"),
         (("vision.device=gpu",), "vision.device is 'gpu', allowed is auto, cpu, cuda or cuda:N"),
+        (
+            ("vision.vae.reconstruction=pixel",),
+            "perception 'darla' needs vision.vae.reconstruction=dae, this run has 'pixel'",
+        ),
         (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
     ],
 )

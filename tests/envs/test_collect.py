@@ -1,0 +1,99 @@
+"""Collecting D_U: shards that follow from the seed alone, resumption, facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from darla.config import Config
+from darla.errors import CorruptFileError
+from darla.frames import load_frames, shard_path
+from darla.rundir import RunDirectory
+from darla.storage import read_json
+from envs.collect import TURN_AWAY, Explorer, collect_frames, explore, plan
+from envs.suites import get_suite
+
+DOMAINS = get_suite("lab").d_u
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    tree = {
+        "name": "frames",
+        "runs": str(tmp_path),
+        "environment": {"size": 32},
+        "frames": {"count": 400, "validation": 0.2, "shard": 150, "segment": 4},
+        "ray": {"workers": 1},
+    }
+    return Config.model_validate(tree)
+
+
+def test_the_plan_covers_every_frame_once(config: Config) -> None:
+    shards = plan(config)
+    assert shards == [
+        ("train", 0, 150),
+        ("train", 1, 150),
+        ("train", 2, 20),
+        ("validation", 0, 80),
+    ]
+
+
+def test_a_shard_follows_from_seed_split_and_number(config: Config) -> None:
+    pictures, labels = explore(config, DOMAINS, "train", 0, 100)
+    again, _ = explore(config, DOMAINS, "train", 0, 100)
+    assert pictures.shape == (100, 32, 32, 3) and pictures.dtype == np.uint8
+    assert (pictures == again).all()
+    assert set(labels) == {"domain", "kind", "bearing", "distance", "pose"}
+    for split, number in (("train", 1), ("validation", 0)):
+        assert (explore(config, DOMAINS, split, number, 100)[0] != pictures).any()
+
+
+def test_validation_labels_tell_objects_from_the_room(config: Config) -> None:
+    pictures, labels = explore(config, DOMAINS, "validation", 0, 60)
+    mask = labels["kinds"] >= 0
+    assert 0.01 < mask.mean() < 0.5
+    assert (pictures[~mask] == labels["background"][~mask]).all()
+    shown = {int(kind) for kind in np.unique(labels["kinds"])} - {-1}
+    assert shown == {0, 1, 2, 3}
+    # Hats and cans are never seen in a domain of cakes and balloons.
+    for i, domain in enumerate(DOMAINS):
+        own = np.unique(labels["kinds"][labels["domain"] == i])
+        allowed = {0, 1} if domain.factors["pair"] == "hat-can" else {2, 3}
+        assert set(own.tolist()) - {-1} <= allowed
+
+
+def test_the_explorer_persists_and_turns_away_from_walls() -> None:
+    walker = Explorer(500, 8, (4, 5), np.random.default_rng(0))
+    first = walker.act(np.full(500, 9.0)).copy()
+    second = walker.act(np.full(500, 9.0)).copy()
+    assert 0.6 < (first == second).mean() < 0.8
+    near = walker.act(np.full(500, TURN_AWAY - 0.1))
+    assert set(near.tolist()) == {4, 5}
+
+
+def test_frames_are_collected_resumed_and_described(config: Config) -> None:
+    run = RunDirectory.open(config)
+    facts = collect_frames(config, run, quiet=True)
+    assert (facts["train"], facts["validation"]) == (320, 80)
+    assert facts["object_in_view"] > 0.6
+    assert set(facts["object_in_view_by_domain"]) == {domain.id for domain in DOMAINS}
+    frames = load_frames(run.frames, "train")
+    assert len(frames) == 320
+    assert frames.kinds == ("hat", "can", "cake", "balloon")
+    index = read_json(run.frames / "index.json")
+
+    # As after kill -9: no index, one shard missing. Only that one is drawn again, to the same bits.
+    (run.frames / "index.json").unlink()
+    lost, kept = (shard_path(run.frames, "train", number) for number in (1, 0))
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    collect_frames(config, run, quiet=True)
+    assert kept.stat().st_mtime_ns == before
+    assert (load_frames(run.frames, "train").pictures == frames.pictures).all()
+    assert read_json(run.frames / "index.json")["domains"] == index["domains"]
+
+    lost.unlink()
+    with pytest.raises(CorruptFileError, match=lost.name):
+        load_frames(run.frames, "train")

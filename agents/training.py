@@ -12,8 +12,7 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from agents.seeding import derive
 from agents.worker import EnvironmentFactory, WorkerPool, collect
 from darla.cluster import ray_session
 from darla.config import Config
+from darla.devices import torch_threads
 from darla.errors import ConfigError, CorruptFileError, FingerprintError
 from darla.perception import Perception
 from darla.progress import Progress
@@ -139,17 +139,6 @@ def _finished(run: RunDirectory, cell: Cell) -> dict[str, Any]:
         shutil.rmtree(folder / leftover, ignore_errors=True)
     _, metadata = load_tensors(folder / POLICY_FILE)
     return json.loads(metadata["facts"])
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Limits torch to `count` threads inside the context, or to fewer where it has fewer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(count, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Trainer:

@@ -8,11 +8,14 @@ Exit status: 0; 1, a defect; 2, an error that the user can mend, in one line; 13
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
+BLIND = ("pixels", "factors", "random")
+"""Perceptions that do not wait for the vision of stage 1."""
+_PR_SET_PDEATHSIG = 1
 
 ConfigWord = Annotated[
     str,
@@ -153,7 +159,9 @@ def run_command(
     _check_machine(tree)
     with _opened(tree) as run:
         _check_room(run)
-        _pretrain(run, quiet)
+        with _trained_beside(run, cells, quiet):
+            _pretrain(run, quiet)
+            _train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
         _train(run, cells, quiet)
         results = _transfer(run, cells, quiet)
         run.start("report")
@@ -376,13 +384,54 @@ def _pretrain(run: RunDirectory, quiet: bool) -> None:
     _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
 
 
+def spare_core(config: Config) -> bool:
+    """Whether this machine does the work, and has a core that the vision leaves idle."""
+    return config.ray.address is None and (os.cpu_count() or 1) > 1
+
+
+@contextmanager
+def _trained_beside(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> Iterator[None]:
+    """Trains the cells that need no vision in a second process, while the vision is trained.
+
+    On one machine with a core to spare only. What the second process did not finish is left to
+    the caller; it ends when this process ends, however that happens.
+    """
+    waiting = [c for c in cells if c.perception in BLIND and not run.finished(f"train/{c.id}")]
+    if run.finished("vision") or not waiting or not spare_core(run.config):
+        yield
+        return
+    names = dict.fromkeys(cell.perception for cell in waiting)
+    _say(quiet, f"beside it, in a process of its own: training on {', '.join(names)}")
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    words = ["train", str(run.path / "config.yaml"), f"runs={run.config.runs}", "--quiet"]
+    words += [word for name in names for word in ("--perception", name)]
+    child = subprocess.Popen(
+        [sys.executable, *program, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
+    )
+    try:
+        yield
+        child.wait()
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to kill this process when the one that started it ends."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
     from agents.training import train_cell
 
     for cell in cells:
         work = functools.partial(train_cell, run.config, run, cell, quiet=quiet)
-        seen = cell.perception not in ("pixels", "factors", "random")
-        parents = run.vision.glob("*.safetensors") if seen else ()
+        parents = () if cell.perception in BLIND else run.vision.glob("*.safetensors")
         _stage(run, f"train/{cell.id}", quiet, work, parents=parents)
 
 

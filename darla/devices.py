@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -48,3 +50,14 @@ def can_compile(device: torch.device) -> bool:
         or shutil.which("g++") is not None
         or shutil.which("clang++") is not None
     )
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Limits torch to `count` threads inside the context, or to fewer where it has fewer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darla.config import Config
-from darla.devices import choose_device
+from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
 from darla.frames import Frames, frames_digest, load_frames
 from darla.storage import load_tensors, save_tensors, write_json
@@ -108,9 +109,17 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
         GateError: The autoencoder loses the objects and `vision.gate.action` is `stop`.
         DependencyError: The configured device is not there.
     """
-    vision = config.vision
-    device = choose_device(vision.device)
+    device = choose_device(config.vision.device)
     run.start("vision")
+    # One core is left to what runs beside; small batches gain little from it.
+    with torch_threads(max(1, (os.cpu_count() or 1) - 1)):
+        return _train_vision(config, run, device, quiet)
+
+
+def _train_vision(
+    config: Config, run: RunDirectory, device: torch.device, quiet: bool
+) -> dict[str, Any]:
+    vision = config.vision
     train, validation = (load_frames(run.frames, split) for split in ("train", "validation"))
     folder = run.vision
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,11 +209,11 @@ def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:
     text = (
         f"the denoising autoencoder loses the objects: its error on their pixels is {error:.2f} of "
         f"painting them away, vision.gate.object_error allows {gate.object_error:g}; look at "
-        f"{folder / 'reconstructions.png'}, then raise vision.dae.optimisation.images in a run of "
-        "another name, or set vision.gate.action=warn"
+        f"{folder / 'reconstructions.png'} and raise vision.dae.optimisation.images in a run of "
+        "another name"
     )
     if gate.action == "stop":
-        raise GateError(text)
+        raise GateError(f"{text}, or set vision.gate.action=warn")
     print(f"warning: {text}", file=sys.stderr)
 
 

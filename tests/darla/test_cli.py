@@ -1,12 +1,15 @@
 import json
+import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from darla import doctor
+from darla import cli, doctor
 from darla.cli import app
 from darla.config import Config
 from darla.doctor import Check
@@ -105,10 +108,71 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
             setattr(fake, name, getattr(fakes, name))
         monkeypatch.setitem(sys.modules, module, fake)
     monkeypatch.setattr(doctor, "check_gl", lambda: Check("OpenGL", "ok", "fake"))
+    monkeypatch.setattr(cli, "spare_core", lambda config: False)
     return fakes
 
 
 ALL = ["frames", "vision", *(f"dqn-{p}-s{s}" for p in ("darla", "factors") for s in (0, 1))]
+
+
+class Beside:
+    """A second process that did nothing, and remembers how it was started."""
+
+    started: ClassVar[list[list[str]]] = []
+
+    def __init__(self, words: list[str]) -> None:
+        self.started.append(words)
+        self.ended = False
+
+    def wait(self) -> int:
+        return 1
+
+    def terminate(self) -> None:
+        self.ended = True
+
+
+def test_cells_without_vision_train_beside_it_and_what_is_left_is_done_after(
+    config, stages, monkeypatch, capsys
+):
+    monkeypatch.setattr(cli, "spare_core", lambda config: True)
+    real = subprocess.Popen
+
+    def popen(words: list[str], *others: object, **settings: object) -> object:
+        return Beside(words) if "--perception" in words else real(words, *others, **settings)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    Beside.started.clear()
+    assert darla("run", config) == 0
+    (words,) = Beside.started
+    assert words[-2:] == ["--perception", "factors"]
+    assert "train" in words
+    assert stages.done == ALL
+    assert "beside it" in capsys.readouterr().err
+    darla("run", config)
+    assert len(Beside.started) == 1, "the vision is there, nothing waits for it"
+
+
+def test_the_second_process_ends_with_the_first(tmp_path):
+    program = (
+        "import subprocess, sys, time\n"
+        "from darla.cli import _end_with_parent\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "child = subprocess.Popen(sleep, preexec_fn=_end_with_parent)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    os.kill(pid, 0)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def test_help_imports_nothing_heavy():

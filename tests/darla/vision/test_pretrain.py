@@ -31,7 +31,7 @@ def test_the_models_learn_and_the_report_says_how_well(run: RunDirectory) -> Non
     assert rows[-1]["loss"] < 0.65 * rows[0]["loss"]
     assert rows[-1]["images"] == 640
     assert read_json(run.vision / "report.json") == report
-    assert report["probe"]["room"] > 0.9
+    assert report["probe"]["room"] > 0.75 > report["probe"]["room/chance"] + 0.15
     assert len(report["latents"]["kl_per_latent"]) == 4
     for name in ("reconstructions.png", "traversals.png"):
         assert (run.vision / name).stat().st_size > 1000

@@ -146,7 +146,7 @@ def test_cells_without_vision_train_beside_it_and_what_is_left_is_done_after(
     (words,) = Beside.started
     assert words[-2:] == ["--perception", "factors"]
     assert "train" in words
-    assert stages.done == ALL
+    assert stages.done == [*ALL, "transfer"]
     assert "beside it" in capsys.readouterr().err
     darla("run", config)
     assert len(Beside.started) == 1, "the vision is there, nothing waits for it"

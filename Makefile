@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS_STAMP := $(VENV)/.tools
 GL_STAMP := $(VENV)/.gl
 GL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
 CONFIG ?= lab-quick
@@ -17,7 +18,7 @@ TORCH := 2.13.0
 TORCH_BUILD ?= cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help transfer test smoke lint install gl
+.PHONY: help transfer test smoke lint install tools gl
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make
@@ -26,13 +27,13 @@ help:  ## Say what there is to make
 transfer: install gl  ## See, act, transfer: the whole experiment on two cores, with a report (CONFIG=lab-quick ARGS=)
 	$(BIN)/darla run $(CONFIG) $(ARGS)
 
-test: install gl  ## Run the tests
+test: tools gl  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 smoke: install gl  ## The whole pipeline at its smallest, in a folder that is thrown away
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && $(BIN)/darla run lab-smoke runs="$$runs" $(ARGS)
 
-lint: install  ## Check style and types
+lint: tools  ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -49,6 +50,12 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 	else \
 		$(BIN)/pip install 'torch==$(TORCH)' -c constraints.txt; \
 	fi
+	$(BIN)/pip install -c constraints.txt -e .
+	@touch $@
+
+tools: $(TOOLS_STAMP)  ## Add what tests, lint and benchmarks.throughput need
+
+$(TOOLS_STAMP): $(STAMP)
 	$(BIN)/pip install -c constraints.txt -e '.[test,lint,peers]'
 	@touch $@
 

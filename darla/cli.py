@@ -410,6 +410,7 @@ def _trained_beside(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> It
         [sys.executable, *program, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=_end_with_parent,
     )
     try:

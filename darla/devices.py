@@ -54,9 +54,14 @@ def can_compile(device: torch.device) -> bool:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Limits torch to `count` threads inside the context, or to fewer where it has fewer."""
+    """Limits torch inside the context to `count` threads, the CPUs there are, and OMP_NUM_THREADS.
+
+    More threads than idle cores are worse than one: each operation waits for its slowest thread.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(count, before))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(asked) if asked.isdecimal() else count
+    torch.set_num_threads(max(1, min(count, limit, os.cpu_count() or 1)))
     try:
         yield
     finally:

@@ -255,15 +255,18 @@ def report_command(
             help="The page to write; of a single run it is RUN/report.html by default.",
         ),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of scores as Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Writes the report of run directories.
 
     Makes results.json and results.csv of each anew from the scores that are there, and one page
-    of all of them.
+    of all of them; what is not there yet, the page says.
     """
     from benchmarks.report import write_report
-    from benchmarks.results import write_results
+    from benchmarks.results import markdown_table, write_results
     from darla.rundir import RunDirectory
 
     opened = [RunDirectory.load(path) for path in runs]
@@ -273,9 +276,13 @@ def report_command(
     if page.suffix != ".html":
         raise ConfigError(f"'{page}' must end in .html")
     for run in opened:
-        write_results(run)
+        if run.scores.exists():
+            results = write_results(run)
+            if markdown:
+                print(markdown_table(results))
     write_report([run.path for run in opened], page)
-    _print({"report": str(page)}, as_json)
+    if not markdown:
+        _print({"report": str(page)}, as_json)
 
 
 # -- around them -----------------------------------------------------------------------------------

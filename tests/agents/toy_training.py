@@ -27,6 +27,9 @@ def toy_config(runs, decisions=1500, **agents):
         target_period=50,
         replay=600,
         decisions_per_update=2,
+        discount=0.97,
+        n_step=3,
+        weight_decay=0.0,
     )
     settings = {
         "decisions": decisions,

@@ -91,6 +91,9 @@ class Stages:
     def terminal_table(self, results: dict[str, int]) -> str:
         return f"table of {results['episodes']} episodes"
 
+    def markdown_table(self, results: dict[str, int]) -> str:
+        return f"| {results['episodes']} |"
+
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
@@ -100,7 +103,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "darla.vision.pretrain": ("train_vision",),
         "agents.training": ("train_cell",),
         "benchmarks.transfer": ("score_transfer",),
-        "benchmarks.results": ("write_results", "terminal_table"),
+        "benchmarks.results": ("write_results", "terminal_table", "markdown_table"),
         "benchmarks.report": ("write_report",),
     }.items():
         fake = types.ModuleType(module)
@@ -373,12 +376,22 @@ def test_report_takes_run_directories(config, stages, capsys):
     assert json.loads(capsys.readouterr().out) == {"report": "runs/tiny/report.html"}
     assert (config.parent / "runs/tiny/report.html").read_text() == "<html>1</html>"
 
+    assert darla("report", "runs/tiny", "--markdown") == 0
+    assert capsys.readouterr().out == "| 4 |\n"
+
     assert darla("report", "runs/tiny", "runs/other") == 2
     assert "add -o report.html" in capsys.readouterr().err
     assert darla("report", "runs/tiny", "runs/other", "-o", "tiny.yaml") == 2
     assert "must end in .html" in capsys.readouterr().err
     assert darla("report", "runs/tiny", "runs/other", "-o", "both.html") == 0
     assert (config.parent / "both.html").read_text() == "<html>2</html>"
+
+
+def test_report_of_a_run_without_scores(config, stages, capsys):
+    darla("pretrain", config)
+    assert darla("report", "runs/tiny") == 0
+    assert (config.parent / "runs/tiny/report.html").exists()
+    assert not (config.parent / "runs/tiny/results.json").exists()
 
 
 def test_domains_are_listed_with_their_tags(config, capsys):

@@ -8,6 +8,7 @@ without a GPU.
 
 from __future__ import annotations
 
+import atexit
 import math
 from dataclasses import dataclass
 
@@ -203,6 +204,7 @@ class LabRenderer:
         mujoco.mj_kinematics(model, data)
         self._model = model  # the context keeps no reference to it
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        atexit.register(self._context.free)  # before the GL context's own
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), np.uint8)

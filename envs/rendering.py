@@ -7,6 +7,7 @@ software rasteriser is fastest without threads of its own at these sizes, hence 
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from typing import Any
@@ -46,6 +47,8 @@ def import_mujoco() -> Any:
             # never drawn to.
             _context = mujoco.GLContext(16, 16)
             _context.make_current()
+            # While the modules that its destructor needs are still there.
+            atexit.register(_context.free)
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise DependencyError(f"{REMEDY}; the cause: {error}") from error
     return mujoco

@@ -101,7 +101,7 @@ def test_rows_say_who_played_where(run: RunDirectory) -> None:
         assert item.frames == (0 if item.algorithm == RANDOM_POLICY else 120_000 * 12)
         assert (item.suite, item.length) == ("lab-looks", 7)
     assert {call[0] for call in player.calls} == {"dqn-darla-s0", "dqn-pixels-s0", None}
-    assert {call[3:] for call in player.calls} == {(0.01, 10_000)}
+    assert {call[3:] for call in player.calls} == {(TransferConfig().epsilon, 10_000)}
     assert all(
         run.finished(f"score/{name}") for name in ("dqn-darla-s0", "dqn-pixels-s0", "random")
     )

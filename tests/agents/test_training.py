@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from agents.acting import load_policy
 from agents.cells import Cell
@@ -106,9 +107,9 @@ def test_another_seed_gives_another_policy(reference, toy_pool, tmp_path):
 
 
 def test_kill_9_and_the_same_command_again_give_the_same_bits(reference, toy_pool, tmp_path):
-    command = [sys.executable, "-m", "tests.agents.toy_training", str(tmp_path)]
-    root = Path(__file__).parents[2]
-    killed = subprocess.run([*command, "20"], cwd=root, capture_output=True, timeout=100)
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "tests.agents.toy_training", str(tmp_path), address, "20"]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     config = toy_config(tmp_path)
     folder = RunDirectory.open(config).agent(CELL.id)

@@ -1,6 +1,7 @@
-"""Trains the toy game on its own: `python -m tests.agents.toy_training RUNS [KILL_AT]`.
+"""Trains the toy game in a process of its own, which kills itself, as `kill -9` would.
 
-With KILL_AT the process kills itself, as `kill -9` would, after so many rounds.
+`python -m tests.agents.toy_training RUNS ADDRESS ROUNDS` joins the Ray cluster at ADDRESS and dies
+after so many rounds.
 """
 
 import os
@@ -80,6 +81,7 @@ def kill_after(rounds):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        kill_after(int(sys.argv[2]))
-    train_toy_alone(toy_config(sys.argv[1]))
+    config = toy_config(sys.argv[1])
+    ray = config.ray.model_copy(update={"address": sys.argv[2]})
+    kill_after(int(sys.argv[3]))
+    train_toy_alone(config.model_copy(update={"ray": ray}))

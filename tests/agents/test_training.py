@@ -23,6 +23,8 @@ from tests.agents.toy_training import (
 )
 from tests.toys import toy_perception
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for Ray and two workers to start
+
 
 def weights(config, cell=CELL):
     policy = RunDirectory.open(config).agent(cell.id) / "policy.safetensors"

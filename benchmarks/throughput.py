@@ -19,13 +19,13 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import contenders
 from benchmarks.contenders import Contender
 from darla.errors import DarlaError, DependencyError
+from darla.rundir import installed_versions
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PACKAGES = ("torch", "numpy", "mujoco", "ray", "miniworld", "pyglet", "pythae", "stable-baselines3")
@@ -115,7 +115,7 @@ def line(
         "rounds": [[round(ours, 1), round(peer, 1)] for ours, peer in pairs],
         "threads": {"ours": threads[figure.ours], "peer": threads[figure.peer]},
         "cpus": os.cpu_count(),
-        "versions": _versions(),
+        "versions": installed_versions(PACKAGES),
     }
 
 
@@ -233,7 +233,7 @@ def _elbo_line(threads: int) -> dict[str, Any]:
         "rounds": [[round(a, 3), round(b, 3)] for a, b in zip(ours, theirs, strict=True)],
         "threads": {"ours": threads, "peer": threads},
         "cpus": os.cpu_count(),
-        "versions": _versions(),
+        "versions": installed_versions(PACKAGES),
     }
 
 
@@ -286,16 +286,6 @@ def _answer(pipe: Connection) -> Any:
 def _need(module: str, name: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise DependencyError(f"{name} is not installed: pip install -e '.[peers]'")
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:

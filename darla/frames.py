@@ -18,6 +18,8 @@ from darla.errors import CorruptFileError, MissingFileError
 from darla.storage import load_tensors, read_json, save_tensors, sha256_file, write_json
 
 SPLITS = ("train", "validation")
+#: An object must cover so many pixels to count as in view.
+VISIBLE_PIXELS = 4
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -292,12 +292,16 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"darla": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
+    own = {"darla": __version__, "python": platform.python_version()}
+    return own | installed_versions(PACKAGES)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 

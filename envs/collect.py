@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from darla.config import Config
-from darla.frames import SPLITS, save_shard, shard_path, write_index
+from darla.frames import SPLITS, VISIBLE_PIXELS, save_shard, shard_path, write_index
 from darla.progress import Progress
 from darla.storage import load_tensors
 from envs import make_vector
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 ROOMS = 16
 #: Metres to the wall ahead under which the explorer turns.
 TURN_AWAY = 2.0
-#: Pixels that an object must cover to count as in view.
-VISIBLE_PIXELS = 4
 
 
 class Explorer:

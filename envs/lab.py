@@ -149,6 +149,9 @@ class LabSimulation:
         self.frames = np.zeros(n, np.int64)
         self.picked = np.zeros(n, np.int64)
         self.end_frame = np.full(n, EPISODE_FRAMES)
+        # Per domain: half the field of view in radians, and which room it is.
+        self._half_fov = np.array([look_of(d).fov * math.pi / 360 for d in self.domains])
+        self._room = np.array([tuple(ROOMS).index(str(d.factors["room"])) for d in self.domains])
 
     def begin(self, i: int, start: str = "cell") -> None:
         """Starts the next episode of room `i`.
@@ -199,8 +202,7 @@ class LabSimulation:
 
     def in_view(self, bearing: np.ndarray) -> np.ndarray:
         """Which objects are there and have their axis inside the field of view, bool [n, 20]."""
-        half = np.array([look_of(domain).fov for domain in self.domains]) * math.pi / 360
-        return self.present & (np.abs(bearing) < half[self.domain][:, None])
+        return self.present & (np.abs(bearing) < self._half_fov[self.domain][:, None])
 
     def state(self) -> np.ndarray:
         """Ground truth of what is in view, float32 [n, STATE_SIZE], each entry in [-1, 1].
@@ -210,9 +212,7 @@ class LabSimulation:
         Walls hide nothing in an open room, and objects that hide each other are ignored.
         """
         bearing, distance = self.relative()
-        half = np.array([look_of(domain).fov for domain in self.domains]) * math.pi / 360
-        half = half[self.domain]
-        visible = self.present & (np.abs(bearing) < half[:, None])
+        half, visible = self._half_fov[self.domain], self.in_view(bearing)
         out = np.zeros((self.n, STATE_SIZE), np.float32)
         rows = np.arange(self.n)
         for kind in range(len(KINDS)):
@@ -226,8 +226,7 @@ class LabSimulation:
                 out[:, at] = there
                 out[:, at + 1] = np.where(there, bearing[rows, nearest] / half, 0.0)
                 out[:, at + 2] = 1.0 / (1.0 + d)
-        rooms = np.array([tuple(ROOMS).index(str(d.factors["room"])) for d in self.domains])
-        out[rows, len(KINDS) * 6 + rooms[self.domain]] = 1.0
+        out[rows, len(KINDS) * 6 + self._room[self.domain]] = 1.0
         out[:, -1] = 1.0 / (1.0 + self.clearance())
         return out
 
@@ -255,7 +254,7 @@ class LabSimulation:
         x, y, heading = self.pose[i].tolist()
         step, rotation = SPEED / FPS, turn * TURN / FPS
         start = int(self.frames[i])
-        count = min(self.frame_skip, int(self.end_frame[i]) - start, EPISODE_FRAMES - start)
+        count = min(self.frame_skip, int(self.end_frame[i]) - start)
         path = []
         for _ in range(count):
             heading += rotation

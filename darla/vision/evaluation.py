@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darla.frames import Frames
+from darla.frames import VISIBLE_PIXELS, Frames
 from darla.vision.losses import kl_divergence
 from darla.vision.networks import VAE
 
@@ -17,7 +17,6 @@ from darla.vision.networks import VAE
 ACTIVE_NATS = 0.05
 #: An object must cover this many pixels, and be nearer than this many metres, for its bearing to be
 #: probed.
-VISIBLE_PIXELS = 4
 PROBE_METRES = 6.0
 BATCH = 256
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from darla.vision.training import (
     DAEObjective,
     Trainer,
     VAEObjective,
+    checkpoint_path,
     fit,
-    frames_on,
     make_reconstruction,
     restore,
 )
@@ -123,7 +124,7 @@ def _train_vision(
     train, validation = (load_frames(run.frames, split) for split in ("train", "validation"))
     folder = run.vision
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = frames_on(train, device)
+    pictures = train.pictures.to(device)
     report: dict[str, Any] = {"frames": {"train": len(train), "validation": len(validation)}}
 
     dae = None
@@ -151,12 +152,7 @@ def _train_vision(
                 "active_units": latents["active_units"],
             }
 
-        run.start("vae")
-        fit(trainer, evaluate, vision, folder, quiet=quiet, checkpointed=lambda: run.note("vae"))
-        vae.requires_grad_(False)
-        save_model(vae, path, frames=frames_digest(run.frames))
-        (folder / "vae.checkpoint.safetensors").unlink(missing_ok=True)
-        run.finish("vae", images=trainer.steps * trainer.optimisation.batch)
+        _fit_and_save(trainer, evaluate, path, run, quiet)
     load_model(vae, path)
     report["vae"] = _evaluate_vae(vae, dae, validation, device)
     latents, divergences = posterior(vae, validation.pictures)
@@ -166,9 +162,8 @@ def _train_vision(
     draw_reconstructions(dae, vae, validation, folder / "reconstructions.png")
     draw_traversals(dae, vae, validation, divergences, folder / "traversals.png")
     write_json(folder / "report.json", report)
-    run.finish(
-        "vision", parents=[path], **{k: v for k, v in report.items() if k in ("vae", "probe")}
-    )
+    facts = {key: report[key] for key in ("vae", "probe")}
+    run.finish("vision", parents=[run.frames / "index.json"], **facts)
     return report
 
 
@@ -190,15 +185,33 @@ def _train_dae(
         seed_weights(dae, vision.seed, 0)
         objective = DAEObjective(dae, vision.dae.occlusion)
         trainer = Trainer(objective, pictures, vision.dae.optimisation, vision)
-        run.start("dae")
-        fit(trainer, evaluate, vision, folder, quiet=quiet, checkpointed=lambda: run.note("dae"))
-        dae.requires_grad_(False)
-        save_model(dae, path, frames=frames_digest(run.frames))
-        (folder / "dae.checkpoint.safetensors").unlink(missing_ok=True)
-        run.finish("dae", images=trainer.steps * trainer.optimisation.batch)
+        _fit_and_save(trainer, evaluate, path, run, quiet)
     load_model(dae, path)
     draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
     return evaluate()
+
+
+def _fit_and_save(
+    trainer: Trainer,
+    evaluate: Callable[[], dict[str, Any]],
+    path: Path,
+    run: RunDirectory,
+    quiet: bool,
+) -> None:
+    """Trains a model to its end as a stage of the run, and writes its weights to `path`."""
+    name = trainer.objective.name
+    run.start(name)
+    fit(
+        trainer,
+        evaluate,
+        run.config.vision,
+        run.vision,
+        quiet=quiet,
+        checkpointed=lambda: run.note(name),
+    )
+    save_model(trainer.objective.model, path, frames=frames_digest(run.frames))
+    checkpoint_path(run.vision, name).unlink(missing_ok=True)
+    run.finish(name, images=trainer.steps * trainer.optimisation.batch)
 
 
 def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:

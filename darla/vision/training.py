@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from darla.config import OptimisationConfig, VisionConfig
 from darla.devices import can_compile, choose_precision
 from darla.errors import CorruptFileError
-from darla.frames import Frames
 from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
 from darla.vision.evaluation import to_float
@@ -268,6 +267,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train()
 
 
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Where a model's training keeps its place until it is finished."""
+    return folder / f"{name}.checkpoint.safetensors"
+
+
 def fit(
     trainer: Trainer,
     evaluate: Callable[[], dict[str, Any]],
@@ -276,7 +280,7 @@ def fit(
     *,
     quiet: bool = False,
     checkpointed: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> None:
     """Runs a training to its end, from the last checkpoint where there is one.
 
     Args:
@@ -287,19 +291,15 @@ def fit(
         folder: Holds `<name>.checkpoint.safetensors` meanwhile, and `metrics.jsonl`.
         quiet: No progress.
         checkpointed: Called after every checkpoint.
-
-    Returns:
-        The last evaluation.
     """
     name, batch = trainer.objective.name, trainer.optimisation.batch
-    checkpoint, metrics = folder / f"{name}.checkpoint.safetensors", folder / "metrics.jsonl"
+    checkpoint, metrics = checkpoint_path(folder, name), folder / "metrics.jsonl"
     if checkpoint.exists():
         trainer.load(checkpoint)
         _forget_after(metrics, name, trainer.step_number * batch)
     evaluation_steps = max(1, config.evaluate_every // batch)
     checkpoint_steps = max(1, config.checkpoint_every // batch)
     log_steps = max(1, min(evaluation_steps, trainer.steps // 100))
-    last: dict[str, Any] = {}
     with Progress(f"train {name}", trainer.steps * batch, "images", quiet=quiet) as progress:
         progress.update(trainer.step_number * batch)
         while trainer.step_number < trainer.steps:
@@ -312,17 +312,12 @@ def fit(
             row = {"model": name, "images": number * batch, **plain}
             if number % evaluation_steps < log_steps or number == trainer.steps:
                 with _evaluating(trainer.objective.model):
-                    last = evaluate()
-                row |= last
+                    row |= evaluate()
             append_jsonl(metrics, [row])
             if number % checkpoint_steps < log_steps and number < trainer.steps:
                 trainer.save(checkpoint)
                 checkpointed()
-    if not last:
-        with _evaluating(trainer.objective.model):
-            last = evaluate()
     trainer.objective.model.eval()
-    return last
 
 
 def _forget_after(metrics: Path, name: str, images: int) -> None:
@@ -333,8 +328,3 @@ def _forget_after(metrics: Path, name: str, images: int) -> None:
         rows = read_jsonl(metrics, repair=True)
         kept = [row for row in rows if row["model"] != name or row["images"] <= images]
         write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def frames_on(frames: Frames, device: torch.device) -> Tensor:
-    """The pictures of a split on a device, uint8 [N, H, W, 3]."""
-    return frames.pictures.to(device)

@@ -1,6 +1,6 @@
 """Acting: the one way in which training, evaluation, scoring and replays let a policy play.
 
-`play_episodes` plays in one process; `agents.worker.WorkerPool.evaluate` spreads it over Ray
+`play_episodes` plays in one process; `agents.pool.WorkerPool.evaluate` spreads it over Ray
 actors.
 """
 
@@ -11,68 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 
-from agents.cells import Cell
-from agents.networks import QNetwork
+from agents.policy import Actions, Policy
 from agents.seeding import numpy_generator
-from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
-from darla.rundir import RunDirectory
-from darla.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from darla.perception import Perception
-
-POLICY_FILE = "policy.safetensors"
-
-
-class Policy:
-    """Epsilon-greedy on action values.
-
-    Args:
-        network: gives action values.
-        perception_fingerprint: fingerprint of the perception that it was trained on.
-    """
-
-    def __init__(self, network: QNetwork, perception_fingerprint: str) -> None:
-        self.network = network
-        self.perception_fingerprint = perception_fingerprint
-
-    def act(self, latents: np.ndarray, *, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-        """Chooses one action per row.
-
-        The generator advances equally whatever epsilon is, so that paired comparisons stay paired.
-
-        Args:
-            latents: float32 [B, D], or uint8 [B, H, W, C] for a policy on frames.
-            epsilon: share of uniformly random actions, in [0, 1].
-            rng: source of the exploration.
-
-        Returns:
-            Actions, int64 [B].
-        """
-        explore = rng.random(len(latents)) < epsilon
-        actions = rng.integers(self.network.actions, size=len(latents))
-        if not explore.all():
-            with torch.inference_mode():
-                greedy = self.network(torch.from_numpy(latents)).argmax(1).numpy()
-            actions = np.where(explore, actions, greedy)
-        return actions
-
-    def check(self, perception: Perception) -> None:
-        """Refuses a perception that the policy was not trained on.
-
-        Raises:
-            FingerprintError: the fingerprints differ.
-        """
-        if perception.fingerprint != self.perception_fingerprint:
-            raise FingerprintError(
-                f"this policy was trained on perception {self.perception_fingerprint[:12]}, not on "
-                f"'{perception.name}' {perception.fingerprint[:12]}: the vision has "
-                "changed since; train anew"
-            )
 
 
 @dataclass(frozen=True)
@@ -94,18 +39,6 @@ class Episode:
     env: int
     episode: int
     seed: int
-
-
-def action_count(vector: VectorEnv) -> int:
-    """Returns the number of discrete actions of an environment.
-
-    Raises:
-        ConfigError: its actions are not discrete.
-    """
-    space = vector.single_action_space
-    if not isinstance(space, Discrete):
-        raise ConfigError(f"this algorithm needs discrete actions, the environment has {space}")
-    return int(space.n)
 
 
 def observe(perception: Perception, frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
@@ -171,17 +104,19 @@ def play_episodes(
         policy.check(perception)
     count = vector.num_envs
     quota = np.broadcast_to(np.asarray(episodes_per_env), count)
-    choices = action_count(vector)
+    choices = Actions.of(vector.single_action_space)
     rng = numpy_generator(seed, "actions")
+    memory = np.zeros((count, 0), np.float32) if policy is None else policy.start(count)
     frames, info = vector.reset(seed=seed)
     domain = np.array(info["domain"])
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
     episodes: list[Episode] = []
     while (played < quota).any():
         if policy is None or perception is None:
-            actions = rng.integers(choices, size=count)
+            actions = choices.sample(rng, count)
         else:
-            actions = policy.act(observe(perception, frames, info), epsilon=epsilon, rng=rng)
+            observations = observe(perception, frames, info)
+            actions, memory = policy.act(observations, memory, epsilon=epsilon, rng=rng)
         frames, rewards, terminated, truncated, info = vector.step(actions)
         returns += rewards
         lengths += 1
@@ -190,41 +125,10 @@ def play_episodes(
             numbers = int(domain[i]), float(returns[i]), int(lengths[i]), int(i), int(played[i])
             episodes.append(Episode(*numbers, seed))
         played += ended
-        returns[ended], lengths[ended] = 0.0, 0
+        returns[ended], lengths[ended], memory = (
+            0.0,
+            0,
+            np.where(ended[:, None], np.float32(0), memory),
+        )
         domain = np.array(info["domain"])
     return sorted(episodes, key=lambda e: (e.env, e.episode))
-
-
-def save_policy(run: RunDirectory, cell: Cell, policy: Policy, facts: str) -> None:
-    """Writes the final policy of a cell; `facts` is kept beside it as text."""
-    network = policy.network
-    metadata = {
-        "cell": cell.id,
-        "perception_fingerprint": policy.perception_fingerprint,
-        "shape": " ".join(map(str, network.shape)),
-        "actions": str(network.actions),
-        "hidden": " ".join(map(str, network.hidden)),
-        "facts": facts,
-    }
-    save_tensors(run.agent(cell.id) / POLICY_FILE, {"weights": network.parameters_vector}, metadata)
-
-
-def load_policy(run: RunDirectory, cell: Cell) -> Policy:
-    """Reads the final policy of a cell.
-
-    Raises:
-        MissingFileError: the cell is not trained to its end.
-        CorruptFileError: the file is damaged.
-    """
-    path = run.agent(cell.id) / POLICY_FILE
-    if not path.exists():
-        raise MissingFileError(f"{cell.id} is not trained yet: there is no '{path}'")
-    tensors, metadata = load_tensors(path)
-    try:
-        shape = [int(word) for word in metadata["shape"].split()]
-        hidden = [int(word) for word in metadata["hidden"].split()]
-        network = QNetwork(shape, int(metadata["actions"]), hidden)
-        network.load_weights(tensors["weights"])
-        return Policy(network, metadata["perception_fingerprint"])
-    except (KeyError, ValueError) as error:
-        raise CorruptFileError(f"'{path}' is not a policy: {error}") from error

@@ -1,18 +1,28 @@
-"""DQN's learner: Q-learning from a replay (Mnih et al. 2015), double, with n-step returns."""
+"""DQN: Q-learning from a replay (Mnih et al. 2015), double, with n-step returns.
+
+Sampling and learning overlap, but in a fixed order: while the workers sample chunk k + 1 with the
+weights after round k - 1, the learner trains on chunk k. Results therefore depend on the
+configuration and the seed, not on timing, and a training that was killed and continued ends with
+the same bits as one that was not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import ray
 import torch
 
 from agents.networks import QNetwork
-from agents.replay import Batch, Replay
-from agents.seeding import numpy_generator, torch_generator
+from agents.policy import Actions, Policy
+from agents.replay import Batch, Replay, ReplayStore, merge
+from agents.seeding import derive, numpy_generator, torch_generator
+from agents.trainer import Trainer
 from darla.config import DQNConfig
-from darla.errors import CorruptFileError
+from darla.errors import ConfigError, CorruptFileError
 
 _BLOCK_BYTES = 1 << 17
 
@@ -30,30 +40,55 @@ def epsilon_at(decision: int | np.ndarray, decisions: int, config: DQNConfig) ->
     return np.where(np.asarray(decision) < config.warmup, 1.0, scheduled)
 
 
-@dataclass
-class Losses:
-    """Sums over updates since they were last read.
+class QPolicy(Policy):
+    """Takes the action of the highest value.
 
-    Attributes:
-        loss: Huber loss, mean over each batch.
-        q: value of the actions taken, mean over each batch.
-        updates: number of batches summed.
+    Args:
+        network: gives action values.
+        perception_fingerprint: fingerprint of the perception that it is trained on.
     """
 
-    loss: float = 0.0
-    q: float = 0.0
-    updates: int = 0
+    algorithm = "dqn"
 
-    def add(self, other: Losses) -> None:
-        """Adds the sums of further updates."""
-        self.loss, self.q = self.loss + other.loss, self.q + other.q
-        self.updates += other.updates
+    def __init__(self, network: QNetwork, perception_fingerprint: str) -> None:
+        super().__init__(Actions((network.actions,)), perception_fingerprint)
+        self.network = network
 
-    def means(self) -> dict[str, float | None]:
-        """Returns the means per update, None before the first one."""
-        if not self.updates:
-            return {"loss": None, "q": None}
-        return {"loss": self.loss / self.updates, "q": self.q / self.updates}
+    def choose(
+        self, observations: np.ndarray, memory: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Policy`; nothing is drawn."""
+        return self.preferences(observations, memory).argmax(1), memory
+
+    def preferences(self, observations: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """Returns action values, float32 [B, actions]."""
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(observations)).numpy()
+
+    def update(self, message: np.ndarray) -> None:
+        """Overwrites all weights, float32 [P]."""
+        self.network.load_weights(message)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Policy`."""
+        return {"shape": self.network.shape, "hidden": self.network.hidden}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """See `Policy`."""
+        return {"weights": self.network.parameters_vector}
+
+    @classmethod
+    def restore(
+        cls,
+        actions: Actions,
+        perception_fingerprint: str,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+    ) -> Self:
+        """See `Policy`."""
+        network = QNetwork(settings["shape"], actions.choices[0], settings["hidden"])
+        network.load_weights(tensors["weights"])
+        return cls(network, perception_fingerprint)
 
 
 class Learner:
@@ -78,8 +113,12 @@ class Learner:
             [self._vector], config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
 
-    def train(self, replay: Replay, updates: int) -> Losses:
+    def train(self, replay: Replay, updates: int) -> dict[str, float]:
         """Makes `updates` updates on batches drawn from `replay`.
+
+        Returns:
+            Sums over the updates: `loss`, the mean Huber loss of each batch, and `q`, the mean
+            value of its actions.
 
         Raises:
             ValueError: the replay holds no transition yet.
@@ -104,7 +143,7 @@ class Learner:
             if self.updates % config.target_period == 0:
                 self.target.load_weights(self.online.parameters_vector)
         loss, q = sums.tolist()
-        return Losses(loss, q, updates)
+        return {"loss": loss, "q": q}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Returns all tensors of the learner: networks and optimiser."""
@@ -157,3 +196,82 @@ class Learner:
             norm = self.online.gradient_vector.norm()
             self.online.gradient_vector.mul_((config.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
         self._optimiser.step()
+
+
+class DQNTrainer(Trainer):
+    """Trains a `QPolicy`; see `Trainer`."""
+
+    def make(self, actions: Actions) -> QPolicy:
+        """See `Trainer`.
+
+        Raises:
+            ConfigError: the replay is smaller than what the workers send at once, or there are
+                several choices in one action.
+        """
+        agents, dqn, streams = self.config.agents, self.config.agents.dqn, self.pool.streams
+        if dqn.replay < streams * agents.chunk:
+            raise ConfigError(
+                f"agents.dqn.replay is {dqn.replay}, but the workers send "
+                f"{streams * agents.chunk} transitions at once (ray.workers x "
+                "ray.envs_per_worker x agents.chunk); the replay must hold at least these"
+            )
+        shape, dtype = self.perception.shape, self.perception.dtype
+        seed = derive(self.seed, "learner")
+        self.learner = Learner(shape, actions.count("dqn"), dqn, seed)
+        self.replay = Replay(
+            dqn.replay, streams, shape, dtype, n_step=dqn.n_step, discount=dqn.discount
+        )
+        self._stored = 0
+        return QPolicy(self.learner.online, self.perception.fingerprint)
+
+    def sample(self) -> None:
+        """See `Trainer`."""
+        agents, streams = self.config.agents, self.pool.streams
+        left = -(-(agents.decisions - self.decisions) // streams)
+        steps = np.arange(min(agents.chunk, left)) * streams + self.decisions
+        epsilons = epsilon_at(steps, agents.decisions, agents.dqn)
+        weights = ray.put(self.learner.online.weights())
+        for index in range(self.pool.size):
+            self.pool.sample(index, weights, epsilons)
+
+    def learn(self) -> None:
+        """Makes as many updates as the decisions received so far ask for."""
+        dqn = self.config.agents.dqn
+        due = max(0, self.decisions - dqn.warmup) // dqn.decisions_per_update - self.updates
+        if len(self.replay) and due > 0:
+            self.figures.add(self.learner.train(self.replay, due), due)
+            self.updates = self.learner.updates
+
+    def take(self) -> None:
+        """See `Trainer`."""
+        chunks = self.pool.collect("sample")
+        if chunks:
+            self.replay.insert(merge([chunk.content for chunk in chunks]))
+        for chunk in chunks:
+            self.count(chunk)
+
+    def rest(self) -> None:
+        """Does nothing: between two rounds no worker samples."""
+
+    def epsilon(self, decisions: int) -> float:
+        """See `Trainer`."""
+        agents = self.config.agents
+        return float(epsilon_at(decisions, agents.decisions, agents.dqn))
+
+    def save_learner(self, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See `Trainer`; the steps of the replay go to `folder`."""
+        ReplayStore(folder).save(self.replay, since=self._stored)
+        self._stored = self.replay.head
+        return self.learner.state(), {"head": self.replay.head, **self.learner.counters()}
+
+    def load_learner(
+        self, folder: Path, tensors: dict[str, torch.Tensor], values: dict[str, Any]
+    ) -> None:
+        """See `Trainer`."""
+        self.learner.load(tensors, values)
+        ReplayStore(folder).load(self.replay, head=values["head"])
+        self._stored = self.replay.head
+
+    def prune(self, folder: Path, oldest: int) -> None:
+        """See `Trainer`."""
+        ReplayStore(folder).prune(oldest // self.replay.streams - self.replay.slots)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import ray
 import torch
 from gymnasium.vector import VectorEnv
 
-from agents.acting import Episode, Policy, action_count, observe, observe_final, play_episodes
+from agents.acting import Episode, observe, observe_final, play_episodes
+from agents.policy import Actions, Policy
 from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
-from darla.config import RayConfig
-from darla.errors import DarlaError
 from envs.domains import Domain
 
 if TYPE_CHECKING:
@@ -25,16 +22,64 @@ if TYPE_CHECKING:
 EnvironmentFactory = Callable[..., VectorEnv]
 
 
+class WorkerState(NamedTuple):
+    """Where a worker's training stands: enough to go on from, in another process.
+
+    Attributes:
+        arrays: observations, returns so far, the policy's memory and the environments' state.
+        rng: state of the generator of exploration, as JSON values.
+    """
+
+    arrays: dict[str, np.ndarray]
+    rng: Mapping[str, Any]
+
+
+class Rollout(NamedTuple):
+    """T consecutive decisions in each of B environments, with what surrounds them.
+
+    Attributes:
+        steps: the decisions.
+        memory: memory of the policy before the first of them, float32 [B, memory_size].
+        observations: what the next decision is taken on, [B, *shape].
+        next_memory: memory of the policy after the last decision (zeros where an episode ended).
+    """
+
+    steps: Steps
+    memory: np.ndarray
+    observations: np.ndarray
+    next_memory: np.ndarray
+
+
+class Digest(Protocol):
+    """Makes of a rollout, in the worker, what the learner needs: a gradient instead of steps."""
+
+    def __call__(self, policy: Policy, rollout: Rollout, rng: np.random.Generator) -> Any:
+        """Returns what is sent; `policy` is the worker's own copy."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what it keeps from one rollout to the next; saved with a checkpoint."""
+        ...
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continues from what `state` returned."""
+        ...
+
+
 class Chunk(NamedTuple):
     """What a worker sends.
 
     Attributes:
-        steps: T steps of its B environments.
+        content: T steps of its B environments, or what a digest made of them.
+        decisions: T * B.
         returns: returns of the episodes that ended in them.
+        state: the worker's state after them.
     """
 
-    steps: Steps
+    content: Any
+    decisions: int
     returns: list[float]
+    state: WorkerState
 
 
 class Worker:
@@ -53,7 +98,7 @@ class Worker:
 
     def begin(
         self, perception: Perception, domains: Sequence[Domain], num_envs: int, seed: int
-    ) -> int:
+    ) -> Actions:
         """Makes the training environments and starts an episode in each.
 
         Args:
@@ -63,7 +108,10 @@ class Worker:
             seed: seed of layouts and of exploration.
 
         Returns:
-            The number of actions.
+            What can be done.
+
+        Raises:
+            ConfigError: the environment's actions are continuous.
         """
         self._perception = perception
         render = perception.needs == "frames"
@@ -72,20 +120,31 @@ class Worker:
         frames, info = self._vector.reset(seed=derive(seed, "layouts"))
         self._observations = observe(perception, frames, info)
         self._returns = np.zeros(num_envs)
-        return action_count(self._vector)
+        return Actions.of(self._vector.single_action_space)
 
-    def sample(self, policy: Policy, epsilons: np.ndarray) -> Chunk:
-        """Steps all training environments once per entry of `epsilons`."""
+    def adopt(self, policy: Policy, digest: Digest | None = None) -> None:
+        """Takes a copy of a policy to act with, and what to make of rollouts."""
+        self._policy, self._digest = policy, digest
+        self._memory = policy.start(self._vector.num_envs)
+
+    def sample(self, message: Any, epsilons: np.ndarray) -> Chunk:
+        """Updates its policy and steps all training environments once per entry of `epsilons`."""
+        self._policy.update(message)
         size = (len(epsilons), self._vector.num_envs)
         observations = np.empty((*size, *self._observations.shape[1:]), self._observations.dtype)
-        actions, rewards = np.empty(size, np.int64), np.empty(size, np.float32)
+        actions: list[np.ndarray] = []
+        rewards = np.empty(size, np.float32)
         terminated, truncated = np.empty(size, bool), np.empty(size, bool)
         finals = [observations[0, :0]]
         returns: list[float] = []
+        memory = self._memory
         for t, epsilon in enumerate(epsilons):
             observations[t] = self._observations
-            actions[t] = policy.act(self._observations, epsilon=epsilon, rng=self._rng)
-            frames, rewards[t], terminated[t], cut, info = self._vector.step(actions[t])
+            chosen, self._memory = self._policy.act(
+                self._observations, self._memory, epsilon=epsilon, rng=self._rng
+            )
+            actions.append(chosen)
+            frames, rewards[t], terminated[t], cut, info = self._vector.step(chosen)
             truncated[t] = cut & ~terminated[t]
             if truncated[t].any():
                 finals.append(observe_final(self._perception, info, truncated[t]))
@@ -94,8 +153,16 @@ class Worker:
             ended = terminated[t] | truncated[t]
             returns += self._returns[ended].tolist()
             self._returns[ended] = 0.0
-        steps = Steps(observations, actions, rewards, terminated, truncated, np.concatenate(finals))
-        return Chunk(steps, returns)
+            if self._policy.memory_size and ended.any():
+                self._memory = np.where(ended[:, None], np.float32(0), self._memory)
+        steps = Steps(
+            observations, np.stack(actions), rewards, terminated, truncated, np.concatenate(finals)
+        )
+        content: Any = steps
+        if self._digest is not None:
+            rollout = Rollout(steps, memory, self._observations, self._memory)
+            content = self._digest(self._policy, rollout, self._rng)
+        return Chunk(content, rewards.size, returns, self.state())
 
     def evaluate(
         self,
@@ -119,149 +186,43 @@ class Worker:
             policy, perception, self._vectors[key], quota, epsilon=epsilon, seed=seed
         )
 
-    def state(self) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
-        """Returns the state of the training, as arrays and as JSON values."""
-        arrays = {"observations": self._observations, "returns": self._returns}
+    def state(self) -> WorkerState:
+        """Returns where the training stands."""
+        arrays = {
+            "observations": self._observations,
+            "returns": self._returns.copy(),
+            "memory": self._memory,
+        }
         if hasattr(self._vector, "state_dict"):
             arrays |= {f"env.{name}": array for name, array in self._vector.state_dict().items()}
-        return arrays, self._rng.bit_generator.state
+        return WorkerState(arrays, self._rng.bit_generator.state)
 
-    def load(self, arrays: dict[str, np.ndarray], rng: Mapping[str, Any]) -> None:
-        """Continues from what `state` returned, after `begin`.
+    def digest_state(self) -> dict[str, np.ndarray]:
+        """Returns what the digest keeps."""
+        return {} if self._digest is None else self._digest.state()
+
+    def load(self, state: WorkerState, digest_state: dict[str, np.ndarray] | None = None) -> None:
+        """Continues from what `state` returned, after `begin` and `adopt`.
 
         Environments that cannot restore their state start new episodes instead.
         """
-        self._rng.bit_generator.state = rng
+        arrays, self._rng.bit_generator.state = state
         inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
         if inner:
-            self._vector.load_state_dict(inner)  # type: ignore[attr-defined]
-            self._observations = arrays["observations"].copy()  # Ray's arrays are read-only
+            # Ray's arrays are read-only.
+            self._vector.load_state_dict({k: v.copy() for k, v in inner.items()})  # type: ignore[attr-defined]
+            self._observations = arrays["observations"].copy()
             self._returns = arrays["returns"].copy()
+            self._memory = arrays["memory"].copy()
+        if digest_state and self._digest is not None:
+            self._digest.load(digest_state)
 
+    # What `ray.rllib.utils.actor_manager.FaultTolerantActorManager` asks of an actor.
 
-def collect(references: list[ray.ObjectRef]) -> list[Any]:
-    """Waits for the results of several workers.
+    def ping(self) -> str:
+        """Says that the worker lives."""
+        return "pong"
 
-    Raises:
-        DarlaError: a worker raised one, or died.
-    """
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DarlaError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayActorError as error:
-        raise DarlaError(
-            "a worker process died (out of memory?); repeat the command to continue from the last "
-            "checkpoint"
-        ) from error
-
-
-class WorkerPool:
-    """The workers of a run; a context manager inside `darla.cluster.ray_session`.
-
-    Args:
-        config: number of workers, of their environments and of CPUs.
-        factory: makes vector environments, such as `envs.make_vector` bound to a configuration.
-    """
-
-    def __init__(self, config: RayConfig, factory: EnvironmentFactory) -> None:
-        self.config = config
-        actor = ray.remote(num_cpus=config.cpus_per_worker)(Worker)
-        self.actors: list[Any] = [actor.remote(factory, threads=1) for _ in range(config.workers)]
-
-    def __enter__(self) -> Self:
-        """Returns the pool."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the workers."""
-        for actor in self.actors:
-            ray.kill(actor)
-
-    @property
-    def streams(self) -> int:
-        """Number of environments over all workers."""
-        return self.config.workers * self.config.envs_per_worker
-
-    def begin(self, perception: Perception, domains: Sequence[Domain], seed: int) -> int:
-        """Starts the training environments of every worker; returns the number of actions."""
-        shared, size = ray.put(perception), self.config.envs_per_worker
-        actions = collect(
-            [
-                actor.begin.remote(shared, domains, size, derive(seed, "worker", index))
-                for index, actor in enumerate(self.actors)
-            ]
-        )
-        return actions[0]
-
-    def launch_samples(self, policy: Policy, epsilons: np.ndarray) -> list[ray.ObjectRef]:
-        """Lets every worker sample; `collect` gives one Chunk per worker, in the workers' order."""
-        shared = ray.put(policy)
-        return [actor.sample.remote(shared, epsilons) for actor in self.actors]
-
-    def launch_evaluation(
-        self,
-        policy: Policy | None,
-        perception: Perception | None,
-        domains: Sequence[Domain],
-        episodes: int,
-        *,
-        epsilon: float,
-        seed: int,
-    ) -> list[ray.ObjectRef]:
-        """Lets the workers play; `collect` gives a list of episodes per worker. See `evaluate`."""
-        count = min(episodes, self.streams)
-        quota = [episodes // count + (i < episodes % count) for i in range(count)]
-        what = ray.put(policy), ray.put(perception)
-        references = []
-        for index, actor in enumerate(self.actors):
-            own = quota[index :: len(self.actors)]
-            if own:
-                worker_seed = derive(seed, "worker", index)
-                references.append(
-                    actor.evaluate.remote(*what, domains, own, epsilon=epsilon, seed=worker_seed)
-                )
-        return references
-
-    def evaluate(
-        self,
-        policy: Policy | None,
-        perception: Perception | None,
-        domains: Sequence[Domain],
-        episodes: int,
-        *,
-        epsilon: float,
-        seed: int,
-    ) -> list[Episode]:
-        """Plays exactly `episodes` episodes, spread evenly over all environments.
-
-        The layouts follow from `seed`, `domains`, `episodes` and the Ray settings, never from the
-        policy.
-
-        Args:
-            policy: what acts; None is the uniform random policy.
-            perception: what it sees through; None for the random policy.
-            domains: each episode draws one uniformly.
-            episodes: number of episodes, at least 1.
-            epsilon: share of random actions, in [0, 1].
-            seed: seed of layouts and of random actions.
-
-        Returns:
-            The episodes, in an order that does not depend on timing.
-
-        Raises:
-            FingerprintError: the policy was trained on another perception.
-        """
-        parts = collect(
-            self.launch_evaluation(
-                policy, perception, domains, episodes, epsilon=epsilon, seed=seed
-            )
-        )
-        return [episode for part in parts for episode in part]
+    def apply(self, func: Callable[..., Any], **options: Any) -> Any:
+        """Calls a function with this worker."""
+        return func(self, **options)

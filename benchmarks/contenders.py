@@ -345,8 +345,8 @@ def dqn_decisions() -> Measure:
     import torch
 
     from agents.cells import Cell
-    from agents.training import Trainer
-    from agents.worker import WorkerPool
+    from agents.dqn import DQNTrainer
+    from agents.pool import WorkerPool
     from darla.cluster import ray_session
     from envs import make_vector
     from envs.suites import get_suite
@@ -358,7 +358,7 @@ def dqn_decisions() -> Measure:
     factory = functools.partial(make_vector, config.environment)
     pool = stack.enter_context(WorkerPool(config.ray, factory))
     cell = Cell("dqn", "random", 0)
-    trainer = Trainer(config, cell, pool, _perception(config), get_suite(config.suite).d_s)
+    trainer = DQNTrainer(config, cell, pool, _perception(config), get_suite(config.suite).d_s)
 
     def work() -> int:
         before = trainer.decisions
@@ -379,7 +379,7 @@ def sb3_decisions() -> Measure:
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
 
-    from benchmarks.latent_vec_env import LatentVecEnv
+    from agents.sb3 import LatentVecEnv
     from envs import make_vector
     from envs.suites import get_suite
 

@@ -15,9 +15,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from agents.acting import POLICY_FILE, Episode, Policy, load_policy
+from agents.acting import Episode
+from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
-from agents.worker import WorkerPool
+from agents.policy import Policy
+from agents.pool import WorkerPool
 from benchmarks.results import RANDOM_POLICY, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config

@@ -1,6 +1,6 @@
 import pytest
 
-from agents.worker import WorkerPool
+from agents.pool import WorkerPool
 from darla.cluster import ray_session
 from darla.config import RayConfig
 from tests.toys import Catch

@@ -1,32 +1,20 @@
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 
-from agents.acting import (
-    Policy,
-    action_count,
-    load_policy,
-    observe,
-    observe_final,
-    play_episodes,
-    save_policy,
-)
-from agents.cells import Cell
+from agents.acting import observe, observe_final, play_episodes
+from agents.dqn import QPolicy
 from agents.networks import QNetwork
 from agents.worker import Worker
-from darla.config import Config
-from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
-from darla.rundir import RunDirectory
+from darla.errors import FingerprintError
 from tests.toys import COLUMNS, PIXELS, ROWS, Catch, toy_perception
 
 DOMAINS = ("first", "second")
-CELL = Cell("dqn", "factors", 0)
 
 
 def new_policy(perception, seed=0):
     network = QNetwork(perception.shape, 3, (16,), torch.Generator().manual_seed(seed))
-    return Policy(network, perception.fingerprint)
+    return QPolicy(network, perception.fingerprint)
 
 
 class Perfect:
@@ -35,8 +23,11 @@ class Perfect:
     def check(self, perception):
         pass
 
-    def act(self, latents, *, epsilon, rng):
-        return 1 + np.sign(np.round((latents[:, 0] - latents[:, 2]) * 4)).astype(np.int64)
+    def start(self, batch):
+        return np.zeros((batch, 0), np.float32)
+
+    def act(self, latents, memory, *, epsilon, rng):
+        return 1 + np.sign(np.round((latents[:, 0] - latents[:, 2]) * 4)).astype(np.int64), memory
 
 
 class Ragged(Catch):
@@ -47,20 +38,16 @@ class Ragged(Catch):
         return super().step(actions)
 
 
-@pytest.fixture
-def run(tmp_path):
-    return RunDirectory.open(Config(name="toy", runs=str(tmp_path)))
-
-
 def test_a_greedy_policy_takes_the_best_action_and_epsilon_mixes_in_random_ones():
     perception = toy_perception()
     policy = new_policy(perception)
     latents = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
-    greedy = policy.act(latents, epsilon=0.0, rng=np.random.default_rng(0))
+    memory = policy.start(3000)
+    greedy, _ = policy.act(latents, memory, epsilon=0.0, rng=np.random.default_rng(0))
     with torch.no_grad():
         assert np.array_equal(greedy, policy.network(torch.from_numpy(latents)).argmax(1))
     assert greedy.dtype == np.int64
-    mixed = policy.act(latents, epsilon=0.6, rng=np.random.default_rng(0))
+    mixed, _ = policy.act(latents, memory, epsilon=0.6, rng=np.random.default_rng(0))
     assert (mixed != greedy).mean() == pytest.approx(0.6 * 2 / 3, abs=0.04)
 
 
@@ -69,7 +56,7 @@ def test_the_generator_advances_equally_whatever_epsilon_is():
     latents = np.zeros((5, 4), np.float32)
     generators = [np.random.default_rng(0) for _ in range(3)]
     for epsilon, rng in zip((0.0, 0.5, 1.0), generators, strict=True):
-        policy.act(latents, epsilon=epsilon, rng=rng)
+        policy.act(latents, policy.start(5), epsilon=epsilon, rng=rng)
     assert len({rng.random() for rng in generators}) == 1
 
 
@@ -88,13 +75,6 @@ def test_a_perception_gets_what_it_needs(name):
         assert np.allclose(last[:, 1], 2 / ROWS)
     else:
         assert last.dtype == np.uint8 and last[:, 4, :PIXELS].any()
-
-
-def test_continuous_actions_are_refused():
-    vector = Catch(DOMAINS, 1, seed=0)
-    vector.single_action_space = Box(-1, 1, (2,))
-    with pytest.raises(ConfigError, match="discrete actions"):
-        action_count(vector)
 
 
 class TestPlayEpisodes:
@@ -145,28 +125,6 @@ class TestPlayEpisodes:
     def test_a_policy_needs_a_perception(self):
         with pytest.raises(ValueError, match="needs the perception"):
             play_episodes(Perfect(), None, Catch(DOMAINS, 1, seed=0), 1, epsilon=0.0, seed=0)
-
-
-class TestPolicyFile:
-    @pytest.mark.parametrize("name", ["factors", "pixels"])
-    def test_a_policy_comes_back_as_it_was(self, run, name):
-        policy = new_policy(toy_perception(name))
-        save_policy(run, CELL, policy, "{}")
-        loaded = load_policy(run, CELL)
-        assert loaded.perception_fingerprint == policy.perception_fingerprint
-        assert loaded.network.shape == policy.network.shape
-        assert torch.equal(loaded.network.parameters_vector, policy.network.parameters_vector)
-
-    def test_a_missing_policy_is_named(self, run):
-        with pytest.raises(MissingFileError, match="dqn-factors-s0 is not trained yet"):
-            load_policy(run, CELL)
-
-    def test_a_truncated_policy_is_named(self, run):
-        save_policy(run, CELL, new_policy(toy_perception()), "{}")
-        path = run.agent(CELL.id) / "policy.safetensors"
-        path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(CorruptFileError, match=r"dqn-factors-s0/policy\.safetensors"):
-            load_policy(run, CELL)
 
 
 def test_workers_play_what_one_process_plays_exactly_so_often(toy_pool):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.dqn import Learner, Losses, epsilon_at
+from agents.dqn import Learner, epsilon_at
 from agents.replay import Replay, Steps
 from darla.config import DQNConfig
 from darla.errors import CorruptFileError
@@ -74,9 +74,9 @@ def test_updates_are_those_of_a_textbook(change, monkeypatch):
     config = config.model_copy(update=change)
     replay, ours = filled_replay(), learner(config)
     expected, loss = textbook_dqn(ours, replay, config, updates=12)
-    losses = ours.train(replay, 12)
-    assert losses.updates == ours.updates == 12
-    assert losses.means()["loss"] == pytest.approx(loss, rel=1e-4)
+    sums = ours.train(replay, 12)
+    assert ours.updates == 12
+    assert sums["loss"] / 12 == pytest.approx(loss, rel=1e-4)
     assert torch.allclose(ours.online.parameters_vector, expected, atol=2e-5)
 
 
@@ -130,11 +130,3 @@ def test_epsilon_is_1_in_the_warmup_then_falls_linearly_and_stays():
     always = DQNConfig(warmup=0, epsilon_fraction=0.0)
     assert epsilon_at(0, 100, always) == pytest.approx(1.0)
     assert epsilon_at(1, 100, always) == pytest.approx(0.05)
-
-
-def test_losses_are_means_over_updates_and_none_before_the_first():
-    losses = Losses()
-    assert losses.means() == {"loss": None, "q": None}
-    losses.add(Losses(6.0, 3.0, 3))
-    losses.add(Losses(2.0, 1.0, 1))
-    assert losses.means() == {"loss": 2.0, "q": 1.0}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from agents.acting import load_policy
+from agents.algorithms import load_policy
 from agents.cells import Cell
-from agents.training import Trainer
+from agents.dqn import DQNTrainer
 from darla.config import DQNConfig
 from darla.errors import ConfigError, CorruptFileError, FingerprintError
 from darla.rundir import RunDirectory
@@ -53,14 +53,14 @@ class Stop(Exception):
 
 def interrupt(monkeypatch, rounds):
     """Lets the training stop in the middle of a round."""
-    learn, left = Trainer.learn, iter(range(rounds))
+    learn, left = DQNTrainer.learn, iter(range(rounds))
 
     def learn_or_stop(trainer):
         if next(left, None) is None:
             raise Stop
         learn(trainer)
 
-    monkeypatch.setattr(Trainer, "learn", learn_or_stop)
+    monkeypatch.setattr(DQNTrainer, "learn", learn_or_stop)
 
 
 @pytest.mark.parametrize(("name", "least"), [("factors", 0.85), ("pixels", 0.6)])
@@ -82,8 +82,7 @@ def test_what_a_training_leaves_behind(reference):
     run = RunDirectory.open(config)
     names = sorted(path.name for path in run.agent(CELL.id).iterdir())
     assert names == ["metrics.jsonl", "policy.safetensors"]
-    policy = load_policy(run, CELL)
-    assert policy.network.parameters_vector.numel() == facts["parameters"]
+    assert load_policy(run, CELL).network.hidden == (64, 64) and facts["restarts"] == 0
     rows = metrics(config)
     source = [row for row in rows if row["split"] == "source"]
     assert [row["decisions"] // 400 for row in source] == [1, 2, 3, 3]
@@ -91,7 +90,7 @@ def test_what_a_training_leaves_behind(reference):
     assert all(row["episodes"] == 10 and row["frames"] == row["decisions"] * 12 for row in source)
     train = [row for row in rows if row["split"] == "train"]
     assert sum(row["episodes"] for row in train) == facts["episodes"]
-    assert train[0]["loss"] is None and train[0]["epsilon"] == 1.0
+    assert "loss" not in train[0] and train[0]["epsilon"] == 1.0
     assert train[-1]["loss"] > 0 and train[-1]["epsilon"] == pytest.approx(0.05)
 
 

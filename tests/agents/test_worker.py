@@ -1,14 +1,11 @@
-import os
-
 import numpy as np
 import pytest
 import torch
 
-from agents.acting import Policy
+from agents.dqn import QPolicy
 from agents.networks import QNetwork
-from agents.worker import Worker, WorkerPool
-from darla.config import RayConfig
-from darla.errors import DarlaError, DependencyError
+from agents.policy import Actions
+from agents.worker import Rollout, Worker
 from tests.toys import ROWS, Catch, NoState, toy_perception
 
 DOMAINS = ("first", "second")
@@ -19,19 +16,35 @@ def limited(domains, num_envs, *, seed, render):
     return Catch(domains, num_envs, seed=seed, render=render, limit=3)
 
 
-def without_graphics(domains, num_envs, *, seed, render):
-    raise DependencyError("no OpenGL here")
+class Counting:
+    """A digest that counts its rollouts."""
+
+    def __init__(self):
+        self.seen = np.zeros(1)
+
+    def __call__(self, policy, rollout, rng):
+        assert isinstance(rollout, Rollout)
+        self.seen += 1
+        return rollout.steps.rewards.sum(), rollout.observations, rng.random()
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load(self, arrays):
+        self.seen = arrays["seen"].copy()
 
 
-def deadly(domains, num_envs, *, seed, render):
-    os._exit(1)
-
-
-def begun(factory=Catch, name="factors", num_envs=4):
+def begun(factory=Catch, name="factors", num_envs=4, digest=None):
     worker, perception = Worker(factory), toy_perception(name)
-    assert worker.begin(perception, DOMAINS, num_envs, seed=3) == 3
+    assert worker.begin(perception, DOMAINS, num_envs, seed=3) == Actions((3,))
     network = QNetwork(perception.shape, 3, (8,), torch.Generator().manual_seed(0))
-    return worker, Policy(network, perception.fingerprint)
+    policy = QPolicy(network, perception.fingerprint)
+    worker.adopt(policy, digest)
+    return worker, policy
+
+
+def sample(worker, policy, epsilons):
+    return worker.sample(policy.network.weights(), epsilons)
 
 
 def assert_same(steps, other):
@@ -42,7 +55,9 @@ def assert_same(steps, other):
 @pytest.mark.parametrize("name", ["factors", "pixels"])
 def test_a_chunk_holds_what_the_environment_did(name):
     worker, policy = begun(name=name)
-    steps, returns = worker.sample(policy, np.full(23, 0.5))
+    chunk = sample(worker, policy, np.full(23, 0.5))
+    steps, returns = chunk.content, chunk.returns
+    assert chunk.decisions == 23 * 4
     assert steps.observations.shape == (23, 4, *policy.network.shape)
     assert steps.observations.dtype == toy_perception(name).dtype
     assert steps.actions.dtype == np.int64 and steps.rewards.dtype == np.float32
@@ -57,7 +72,8 @@ def test_a_chunk_holds_what_the_environment_did(name):
 
 def test_the_last_observation_of_a_truncated_episode_is_sent_beside_the_steps():
     worker, policy = begun(limited)
-    steps, returns = worker.sample(policy, np.ones(7))
+    chunk = sample(worker, policy, np.ones(7))
+    steps, returns = chunk.content, chunk.returns
     assert steps.truncated[[2, 5]].all() and steps.truncated.sum() == 8
     assert not steps.terminated.any() and returns == [0.0] * 8
     assert np.allclose(steps.finals[:, 1], 3 / ROWS)
@@ -69,9 +85,9 @@ def test_the_last_observation_of_a_truncated_episode_is_sent_beside_the_steps():
 def test_chunks_continue_where_the_last_one_ended():
     worker, policy = begun()
     other, _ = begun()
-    whole = worker.sample(policy, np.full(12, 0.3)).steps
+    whole = sample(worker, policy, np.full(12, 0.3)).content
     for start in (0, 4, 8):
-        part = other.sample(policy, np.full(4, 0.3)).steps
+        part = sample(other, policy, np.full(4, 0.3)).content
         assert np.array_equal(part.observations, whole.observations[start : start + 4])
         assert np.array_equal(part.actions, whole.actions[start : start + 4])
 
@@ -79,22 +95,25 @@ def test_chunks_continue_where_the_last_one_ended():
 def test_a_restored_worker_goes_on_with_the_same_bits():
     worker, policy = begun()
     restored, _ = begun()
-    worker.sample(policy, np.full(8, 0.5))
-    restored.load(*worker.state())
+    sample(worker, policy, np.full(8, 0.5))
+    restored.load(worker.state())
     worker.evaluate(policy, toy_perception(), DOMAINS, [1, 1], epsilon=0.5, seed=0)
-    chunk, other = worker.sample(policy, np.full(8, 0.5)), restored.sample(policy, np.full(8, 0.5))
-    assert_same(chunk.steps, other.steps)
+    chunk, other = (
+        sample(worker, policy, np.full(8, 0.5)),
+        sample(restored, policy, np.full(8, 0.5)),
+    )
+    assert_same(chunk.content, other.content)
     assert chunk.returns == other.returns and len(chunk.returns) > 0
 
 
 def test_environments_without_a_state_start_new_episodes():
     worker, policy = begun(NoState)
     restored, _ = begun(NoState)
-    worker.sample(policy, np.full(8, 0.5))
-    restored.load(*worker.state())
+    sample(worker, policy, np.full(8, 0.5))
+    restored.load(worker.state())
     steps, other = (
-        worker.sample(policy, np.ones(2)).steps,
-        restored.sample(policy, np.ones(2)).steps,
+        sample(worker, policy, np.ones(2)).content,
+        sample(restored, policy, np.ones(2)).content,
     )
     assert np.array_equal(steps.actions, other.actions)
     assert (other.observations[0, :, 1] == 0).all() and (steps.observations[0, :, 1] > 0).all()
@@ -117,13 +136,38 @@ def test_rendering_is_asked_for_only_where_frames_are_seen():
     assert asked[-1] is False
 
 
-@pytest.mark.parametrize(
-    ("factory", "message"),
-    [(without_graphics, "^no OpenGL here$"), (deadly, "repeat the command to continue")],
-)
-def test_a_workers_error_arrives_as_one_line(cluster, factory, message):
-    with (
-        WorkerPool(RayConfig(workers=1), factory) as pool,
-        pytest.raises(DarlaError, match=message),
-    ):
-        pool.begin(toy_perception(), DOMAINS, seed=0)
+def test_a_digest_makes_of_rollouts_what_is_sent():
+    worker, policy = begun(digest=Counting())
+    plain, _ = begun()
+    chunk, steps = sample(worker, policy, np.full(6, 0.5)), sample(plain, policy, np.full(6, 0.5))
+    total, observations, _ = chunk.content
+    assert total == steps.content.rewards.sum() and chunk.decisions == 24
+    assert np.array_equal(observations, steps.state.arrays["observations"])
+    assert worker.digest_state()["seen"] == 1 and plain.digest_state() == {}
+    restored, _ = begun(digest=Counting())
+    restored.load(worker.state(), worker.digest_state())
+    again, other = sample(worker, policy, np.ones(3)), sample(restored, policy, np.ones(3))
+    assert again.content[2] == other.content[2] and restored.digest_state()["seen"] == 2
+
+
+class Forgetful(QPolicy):
+    """Remembers how many decisions its episode has lasted."""
+
+    memory_size = 1
+
+    def choose(self, observations, memory, rng):
+        actions, _ = super().choose(observations, memory, rng)
+        return actions, memory + 1
+
+
+def test_a_memory_ends_with_its_episode():
+    worker, policy = begun()
+    policy = Forgetful(policy.network, policy.perception_fingerprint)
+    worker.adopt(policy, None)
+    for steps in (3, 4):
+        state = sample(worker, policy, np.ones(steps)).state
+    assert (state.arrays["memory"] == 7 % (ROWS - 1)).all()
+    restored, _ = begun()
+    restored.adopt(policy, None)
+    restored.load(state)
+    assert (sample(restored, policy, np.ones(1)).state.arrays["memory"] == 3).all()

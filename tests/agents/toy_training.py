@@ -10,7 +10,8 @@ import sys
 import time
 
 from agents.cells import Cell
-from agents.training import Trainer, train, train_on
+from agents.dqn import DQNTrainer
+from agents.training import train, train_on
 from darla.config import AgentsConfig, Config, DQNConfig, RayConfig
 from darla.rundir import RunDirectory
 from tests.toys import Catch, toy_perception
@@ -70,14 +71,14 @@ def train_toy_alone(config, factory=Catch):
 
 def kill_after(rounds):
     """Lets this process die in the middle of a round, with workers at work."""
-    learn, count = Trainer.learn, iter(range(rounds))
+    learn, count = DQNTrainer.learn, iter(range(rounds))
 
     def learn_or_die(trainer):
         if next(count, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
         learn(trainer)
 
-    Trainer.learn = learn_or_die
+    DQNTrainer.learn = learn_or_die
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.acting import POLICY_FILE, Episode, Policy
+from agents.acting import Episode
+from agents.algorithms import POLICY_FILE
 from agents.cells import Cell
+from agents.dqn import QPolicy
 from agents.networks import QNetwork
-from agents.worker import WorkerPool
+from agents.pool import WorkerPool
 from benchmarks import transfer
 from benchmarks.results import RANDOM_POLICY, read_scores
 from darla.cluster import ray_session
@@ -197,10 +199,10 @@ def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> 
         with ray_session(ray_config), WorkerPool(ray_config, Catch) as pool:
             yield pool
 
-    def load(cell: Cell) -> tuple[Policy, object]:
+    def load(cell: Cell) -> tuple[QPolicy, object]:
         generator = torch.Generator().manual_seed(CELLS.index(cell))
         network = QNetwork(perception.shape, 3, (8,), generator)
-        return Policy(network, perception.fingerprint), perception
+        return QPolicy(network, perception.fingerprint), perception
 
     transfer.score(run.config, run, CELLS, SUITE, load=load, players=workers, quiet=True)
     scores = read_scores(run)

@@ -1,0 +1,57 @@
+import functools
+import os
+import signal
+
+import pytest
+
+from agents.pool import WorkerPool
+from darla.config import RayConfig
+from darla.errors import DarlaError, DependencyError
+from tests.agents.test_training import metrics, weights
+from tests.agents.toy_training import toy_config, train_toy, train_toy_alone
+from tests.toys import Catch, toy_perception
+
+DOMAINS = ("first", "second")
+
+
+def without_graphics(domains, num_envs, *, seed, render):
+    raise DependencyError("no OpenGL here")
+
+
+def deadly(domains, num_envs, *, seed, render):
+    os._exit(1)
+
+
+class Mortal(Catch):
+    """Dies in the middle of a step, once, as of `kill -9`; the file `marks` says that it has."""
+
+    def __init__(self, domains, num_envs, *, marks, **options):
+        super().__init__(domains, num_envs, **options)
+        self._marks = marks
+
+    def step(self, actions):
+        if self._episode.max() == 17 and not os.path.exists(self._marks):
+            with open(self._marks, "w"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(actions)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [(without_graphics, "^no OpenGL here$"), (deadly, "4 times in a row.*repeat the command")],
+)
+def test_a_workers_error_arrives_as_one_line(cluster, factory, message):
+    with (
+        WorkerPool(RayConfig(workers=1), factory) as pool,
+        pytest.raises(DarlaError, match=message),
+    ):
+        pool.begin(toy_perception(), DOMAINS, seed=0)
+
+
+def test_a_worker_that_is_killed_costs_nothing(cluster, toy_pool, tmp_path, capfd):
+    undisturbed, config = toy_config(tmp_path / "a", 900), toy_config(tmp_path / "b", 900)
+    train_toy(undisturbed, toy_pool)
+    facts = train_toy_alone(config, functools.partial(Mortal, marks=str(tmp_path / "marks")))
+    assert facts["restarts"] == 1 and "died; starting it again" in capfd.readouterr().err
+    assert weights(config) == weights(undisturbed)
+    assert metrics(config) == metrics(undisturbed)

@@ -39,6 +39,7 @@ class Perception:
         dtype: float32 for latents, uint8 for pictures.
         frozen: True where nothing of it learns with the policy.
         needs: 'frames' or 'state': what `encode` reads.
+        size: Height and width of the frames that it reads; None where it reads none, or any.
         fingerprint: Identifies weights and kind.
     """
 
@@ -51,6 +52,7 @@ class Perception:
         dtype: type = np.float32,
         frozen: bool = True,
         needs: Literal["frames", "state"] = "frames",
+        size: int | None = None,
         encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """Stores the attributes; without an `encoder` observations pass as they are.
@@ -59,7 +61,7 @@ class Perception:
         """
         self.name, self.shape, self.fingerprint = name, shape, fingerprint
         self.dtype = np.dtype(dtype)
-        self.frozen, self.needs = frozen, needs
+        self.frozen, self.needs, self.size = frozen, needs, size
         self._encoder = encoder
 
     @property
@@ -134,7 +136,9 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
     config = run.config
     size = config.environment.size
     if name == "pixels":
-        return Perception(name, (size, size, 3), f"pixels-{size}", dtype=np.uint8, frozen=False)
+        return Perception(
+            name, (size, size, 3), f"pixels-{size}", dtype=np.uint8, frozen=False, size=size
+        )
     if name == "factors":
         return Perception(name, (state_size,), f"factors-{state_size}", needs="state")
     return _learned(name, config, run, seed)
@@ -150,6 +154,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
             name,
             (config.vision.dae.bottleneck,),
             load_model(dae, run.vision / "dae.safetensors"),
+            size=config.environment.size,
             encoder=_MeanEncoder(dae),
         )
     vae = make_vae(config)
@@ -159,4 +164,10 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
         mark = fingerprint(vae)
     else:
         mark = load_model(vae, run.vision / "vision.safetensors")
-    return Perception(name, (config.vision.vae.latents,), mark, encoder=_MeanEncoder(vae))
+    return Perception(
+        name,
+        (config.vision.vae.latents,),
+        mark,
+        size=config.environment.size,
+        encoder=_MeanEncoder(vae),
+    )

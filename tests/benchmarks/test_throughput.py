@@ -10,7 +10,6 @@ from benchmarks import contenders, throughput
 from benchmarks.throughput import Figure, Side, line, measure
 from darla.errors import DarlaError
 from tests.benchmarks.toy_contenders import broken, constant, dead, threads
-from tests.toys import ROWS, Catch, toy_perception
 
 
 def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -77,21 +76,3 @@ def test_our_elbo_is_pythaes(monkeypatch) -> None:
     ours, theirs = contenders.elbo_agreement()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert ours[-1] < ours[0]
-
-
-def test_stable_baselines_sees_true_transitions() -> None:
-    pytest.importorskip("stable_baselines3")
-    from benchmarks.latent_vec_env import LatentVecEnv
-
-    vec_env = LatentVecEnv(Catch(("first", "second"), 3, seed=1), toy_perception())
-    before = vec_env.reset()
-    assert before.shape == (3, Catch.state_size)
-    for _ in range(ROWS - 1):
-        latents, rewards, ended, infos = vec_env.step(np.ones(3, np.int64))
-    assert ended.all() and set(rewards.tolist()) <= {-1.0, 1.0}
-    for row in range(3):
-        assert not infos[row]["TimeLimit.truncated"]
-        last = infos[row]["terminal_observation"]
-        assert last[0] == before[row, 0], "the ball fell straight"
-        assert last[1] == pytest.approx((ROWS - 1) / ROWS)
-        assert latents[row, 1] == 0, "the next episode has begun"

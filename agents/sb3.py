@@ -1,36 +1,46 @@
-"""Our vector environments as Stable-Baselines3 wants them, encoded in batches."""
+"""Our vector environments for Stable-Baselines3, which comes with the extra `peers`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.acting import observe, observe_final
+from agents.wrappers import VectorLatentObservation
 from darla.perception import Perception
 
 
 class LatentVecEnv(VecEnv):
-    """Latents instead of frames; both libraries give the next episode's first observation.
+    """Latents of a vector environment, encoded in batches, as a Stable-Baselines3 `VecEnv`.
+
+    Both libraries give the next episode's first observation where one ends.
 
     Args:
-        vector: Environments in autoreset mode SAME_STEP.
-        perception: Encodes the frames of all of them at once.
+        vector: Environments in autoreset mode SAME_STEP, such as `envs.make_vector` returns.
+        perception: What encodes their observations, such as `perception_from_run(path)`.
+
+    Raises:
+        ConfigError: The perception cannot read the environments' observations.
     """
 
     def __init__(self, vector: VectorEnv, perception: Perception) -> None:
-        """Describes the latents to Stable-Baselines3."""
-        space = gymnasium.spaces.Box(-np.inf, np.inf, perception.shape, np.float32)
-        super().__init__(vector.num_envs, space, vector.single_action_space)
-        self._vector, self._perception = vector, perception
+        self._vector = VectorLatentObservation(vector, perception)
+        super().__init__(
+            vector.num_envs, self._vector.single_observation_space, vector.single_action_space
+        )
         self._actions = np.zeros(vector.num_envs, np.int64)
 
     def reset(self) -> np.ndarray:
-        """Starts an episode everywhere; returns float32 [B, D]."""
-        return observe(self._perception, *self._vector.reset())
+        """Starts an episode everywhere, from the last `seed` if one was given.
+
+        Returns:
+            float32 [B, D].
+        """
+        latents, _ = self._vector.reset(seed=self._seeds[0])
+        self._reset_seeds()
+        return latents
 
     def step_async(self, actions: np.ndarray) -> None:
         """Takes the actions of the next step, int64 [B]."""
@@ -38,15 +48,14 @@ class LatentVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Latents, rewards, ends and, where an episode ended, its last latents."""
-        frames, rewards, terminated, truncated, info = self._vector.step(self._actions)
+        latents, rewards, terminated, truncated, info = self._vector.step(self._actions)
         ended = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if ended.any():
-            last = observe_final(self._perception, info, ended)
-            for row, index in enumerate(np.flatnonzero(ended)):
-                cut = bool(truncated[index] and not terminated[index])
-                infos[index] = {"terminal_observation": last[row], "TimeLimit.truncated": cut}
-        latents = observe(self._perception, frames, info)
+        for index in np.flatnonzero(ended):
+            infos[index] = {
+                "terminal_observation": info["final_obs"][index],
+                "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
+            }
         return latents, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:

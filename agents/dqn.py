@@ -98,11 +98,20 @@ class Learner:
         shape: shape of one observation.
         actions: number of discrete actions.
         config: hyperparameters.
-        seed: seed of initial weights and of the batches' order.
+        seed: seed of initial weights, of the batches' order and of noise.
+        noise: standard deviation of the noise on observations, drawn anew for every batch.
     """
 
-    def __init__(self, shape: Sequence[int], actions: int, config: DQNConfig, seed: int) -> None:
-        self.config = config
+    def __init__(
+        self,
+        shape: Sequence[int],
+        actions: int,
+        config: DQNConfig,
+        seed: int,
+        *,
+        noise: float = 0.0,
+    ) -> None:
+        self.config, self.noise = config, noise
         self.online = QNetwork(shape, actions, config.hidden, torch_generator(seed, "weights"))
         self.target = QNetwork(shape, actions, config.hidden, torch_generator(seed, "weights"))
         self.updates = 0
@@ -132,7 +141,7 @@ class Learner:
             count = min(
                 updates - done, block, config.target_period - self.updates % config.target_period
             )
-            drawn = replay.sample(count * config.batch, self._rng)
+            drawn = self._noised(replay.sample(count * config.batch, self._rng))
             with torch.no_grad():
                 q_t = self.target(drawn.s_t)
             for start in range(0, count * config.batch, config.batch):
@@ -173,6 +182,16 @@ class Learner:
             self._optimiser.state[self._vector] = adam
         except (KeyError, ValueError) as error:
             raise CorruptFileError(f"not a checkpoint of this learner: {error}") from error
+
+    def _noised(self, batch: Batch) -> Batch:
+        """Adds noise to the observations."""
+        if not self.noise:
+            return batch
+        s_tm1, s_t = (
+            s + self.noise * torch.from_numpy(self._rng.standard_normal(s.shape, np.float32))
+            for s in (batch.s_tm1, batch.s_t)
+        )
+        return batch._replace(s_tm1=s_tm1, s_t=s_t)
 
     def _update(self, batch: Batch, q_t: torch.Tensor, sums: torch.Tensor) -> None:
         """Makes one update; `q_t` are the target network's values of `batch.s_t`."""
@@ -217,7 +236,8 @@ class DQNTrainer(Trainer):
             )
         shape, dtype = self.perception.shape, self.perception.dtype
         seed = derive(self.seed, "learner")
-        self.learner = Learner(shape, actions.count("dqn"), dqn, seed)
+        noise = dqn.latent_noise if self.perception.standard else 0.0
+        self.learner = Learner(shape, actions.count("dqn"), dqn, seed, noise=noise)
         self.replay = Replay(
             dqn.replay, streams, shape, dtype, n_step=dqn.n_step, discount=dqn.discount
         )

@@ -171,17 +171,21 @@ def _vae(seed: int = 0) -> VAE:
 
 
 def _trainer(reconstruction: str, precision: Precision) -> Trainer:
+    import torch
+
     from darla.vision.losses import DAEReconstruction, PixelReconstruction
     from darla.vision.networks import DAE
     from darla.vision.training import Trainer, VAEObjective
 
     term = PixelReconstruction() if reconstruction == "pixel" else DAEReconstruction(DAE(SIZE))
     defaults = VAEConfig()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     return Trainer(
         VAEObjective(_vae(), term, defaults.beta, defaults.decoder),
         _pictures(),
         OptimisationConfig(images=10**9, batch=BATCH, learning_rate=1e-4),
-        VisionConfig(precision=precision),
+        VisionConfig(precision=precision, parts=threads),
     )
 
 

@@ -29,7 +29,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
 PerceptionName = Literal["darla", "beta-vae", "dae", "pixels", "factors", "random"]
-AlgorithmName = Literal["dqn"]
+AlgorithmName = Literal["dqn", "a3c", "unreal"]
 
 
 class Section(BaseModel):
@@ -190,6 +190,11 @@ class VisionConfig(Section):
         "auto",
         description="torch.compile; 'auto': where there is a C++ compiler and the run is long.",
     )
+    parts: PositiveInt = Field(
+        2,
+        description="Parts of a batch that threads of their own compute on a CPU; the results "
+        "depend on it, but not on the number of cores.",
+    )
     evaluate_every: PositiveInt = Field(50_000, description="Images between two evaluations.")
     checkpoint_every: PositiveInt = Field(50_000, description="Images between two checkpoints.")
     gate: GateConfig = GateConfig()
@@ -220,9 +225,46 @@ class DQNConfig(Section):
         0.4, description="Share of the decisions over which epsilon falls."
     )
     weight_decay: NonNegativeFloat = Field(1.0, description="Decoupled weight decay (AdamW).")
+    latent_noise: NonNegativeFloat = Field(
+        0.3,
+        description="Standard deviation of fresh Gaussian noise on latents with a standard normal "
+        "prior, each time that they are learned on.",
+    )
     gradient_norm: PositiveFloat | None = Field(
         10.0, description="Global norm of clipped gradients."
     )
+
+
+class A3CConfig(Section):
+    """A3C (Mnih et al. 2016): every worker's gradient is applied as it arrives."""
+
+    hidden: tuple[PositiveInt, ...] = Field((256, 256), description="Widths of the hidden layers.")
+    lstm: int = Field(0, ge=0, description="Units of an LSTM behind them; 0: none.")
+    optimiser: Literal["adam", "rmsprop"] = Field(
+        "adam", description="Its statistics are shared by all workers."
+    )
+    learning_rate: PositiveFloat = Field(1e-3, description="Step size at the beginning.")
+    anneal: bool = Field(True, description="Let the step size fall linearly to 0 at the end.")
+    n_step: PositiveInt = Field(
+        20, description="Steps of every environment of a worker in one gradient."
+    )
+    discount: Fraction = Field(0.9, description="Discount per decision.")
+    entropy: NonNegativeFloat = Field(0.01, description="Weight of the policy's entropy.")
+    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value's error.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay.")
+    gradient_norm: PositiveFloat | None = Field(
+        0.5, description="Global norm to which gradients are clipped; null: never."
+    )
+
+
+class UnrealConfig(A3CConfig):
+    """UNREAL (Jaderberg et al. 2017): A3C with auxiliary tasks on a replay of each worker."""
+
+    replay: PositiveInt = Field(2_000, description="Steps that the replay of one worker holds.")
+    pixel_control: NonNegativeFloat = Field(0.05, description="Weight of pixel control.")
+    pixel_discount: Fraction = Field(0.9, description="Discount of pixel control per decision.")
+    reward_prediction: NonNegativeFloat = Field(1.0, description="Weight of reward prediction.")
+    value_replay: NonNegativeFloat = Field(1.0, description="Weight of value replay.")
 
 
 class AgentsConfig(Section):
@@ -247,6 +289,8 @@ class AgentsConfig(Section):
     evaluation_episodes: PositiveInt = Field(12, description="Episodes of one such evaluation.")
     checkpoint_every: PositiveInt = Field(20_000, description="Decisions between two checkpoints.")
     dqn: DQNConfig = DQNConfig()
+    a3c: A3CConfig = A3CConfig()
+    unreal: UnrealConfig = UnrealConfig()
 
 
 class TransferConfig(Section):

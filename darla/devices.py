@@ -53,16 +53,21 @@ def can_compile(device: torch.device) -> bool:
     )
 
 
+def usable_threads(count: int) -> int:
+    """Returns `count`, or what OMP_NUM_THREADS or the number of CPUs leave of it; at least 1."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(asked) if asked.isdecimal() else count
+    return max(1, min(count, limit, os.cpu_count() or 1))
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Limits torch inside the context to `count` threads, the CPUs there are, and OMP_NUM_THREADS.
+    """Limits torch inside the context to `usable_threads(count)`.
 
     More threads than idle cores are worse than one: each operation waits for its slowest thread.
     """
     before = torch.get_num_threads()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    limit = int(asked) if asked.isdecimal() else count
-    torch.set_num_threads(max(1, min(count, limit, os.cpu_count() or 1)))
+    torch.set_num_threads(usable_threads(count))
     try:
         yield
     finally:

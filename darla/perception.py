@@ -9,7 +9,7 @@ rows of the benchmark are here:
 | `darla` | mean of the beta-VAE that a denoising autoencoder guided (1707.08475) |
 | `beta-vae` | mean of a beta-VAE with a pixel loss |
 | `dae` | bottleneck of the denoising autoencoder (DARLA_DAE) |
-| `random` | mean of an untrained encoder of the same architecture |
+| `random` | mean of an untrained encoder of the same architecture, with He's initial weights |
 | `pixels` | the pictures themselves: the algorithm learns a convolutional trunk end to end |
 | `factors` | the ground truth: the ceiling |
 """
@@ -40,6 +40,7 @@ class Perception:
         frozen: True where nothing of it learns with the policy.
         needs: 'frames' or 'state': what `encode` reads.
         size: Height and width of the frames that it reads; None where it reads none, or any.
+        standard: Whether the latents have a standard normal prior, so that noise has a scale.
         fingerprint: Identifies weights and kind.
     """
 
@@ -53,6 +54,7 @@ class Perception:
         frozen: bool = True,
         needs: Literal["frames", "state"] = "frames",
         size: int | None = None,
+        standard: bool = False,
         encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """Stores the attributes; without an `encoder` observations pass as they are.
@@ -61,7 +63,7 @@ class Perception:
         """
         self.name, self.shape, self.fingerprint = name, shape, fingerprint
         self.dtype = np.dtype(dtype)
-        self.frozen, self.needs, self.size = frozen, needs, size
+        self.frozen, self.needs, self.size, self.standard = frozen, needs, size, standard
         self._encoder = encoder
 
     @property
@@ -159,7 +161,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
         )
     vae = make_vae(config)
     if name == "random":
-        seed_weights(vae, seed, 2)
+        seed_weights(vae, seed, 2, he=True)
         vae.requires_grad_(False).eval()
         mark = fingerprint(vae)
     else:
@@ -169,5 +171,6 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
         (config.vision.vae.latents,),
         mark,
         size=config.environment.size,
+        standard=name != "random",
         encoder=_MeanEncoder(vae),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,14 +83,27 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def seed_weights(model: torch.nn.Module, seed: int, stream: int) -> None:
-    """Draws initial weights from (seed, stream) alone; the global generator stays as it was."""
+def seed_weights(model: torch.nn.Module, seed: int, stream: int, *, he: bool = False) -> None:
+    """Draws initial weights from (seed, stream) alone; the global generator stays as it was.
+
+    Args:
+        model: Gets the weights, torch's default ones.
+        seed: Seed of the vision.
+        stream: Which model it is.
+        he: Draw the weights as He et al. (2015, 1502.01852), without biases: the outputs of a
+            model that is not trained then vary as the pictures do, instead of fading from layer to
+            layer.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 2 + stream)
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+            if not callable(reset):
+                continue
+            reset()
+            if he:
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # type: ignore[arg-type]
+                torch.nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> dict[str, Any]:
@@ -112,8 +124,8 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
     """
     device = choose_device(config.vision.device)
     run.start("vision")
-    # One core is left to what runs beside; small batches gain little from it.
-    with torch_threads(max(1, (os.cpu_count() or 1) - 1)):
+    # Cores are kept busy by the parts of a batch, each of which computes in one thread.
+    with torch_threads(1):
         return _train_vision(config, run, device, quiet)
 
 

@@ -6,8 +6,10 @@ that goes on from its last checkpoint takes exactly the steps that it would have
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from darla.config import OptimisationConfig, VisionConfig
-from darla.devices import can_compile, choose_precision
+from darla.devices import can_compile, choose_precision, usable_threads
 from darla.errors import CorruptFileError
 from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
@@ -152,7 +154,11 @@ class Trainer:
         objective: Model and loss.
         pictures: uint8 [N, H, W, 3], on the device of the model.
         optimisation: Images, batch and step size.
-        config: Device, precision, compilation and seed.
+        config: Device, precision, compilation, parts of a batch and seed.
+
+    On a CPU every part of a batch is computed by a thread of its own with single-threaded
+    operations, which wait for each other once in a step; threads inside of an operation would wait
+    in each. The parts, and so the results, do not depend on the number of cores.
     """
 
     def __init__(
@@ -180,12 +186,25 @@ class Trainer:
         self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = (
             torch.compile(self._forward) if wanted else self._forward
         )
+        self._parameters = [p for p in objective.model.parameters() if p.requires_grad]
+        self._parts = 1 if self._device.type == "cuda" else config.parts
+        threads = usable_threads(self._parts)
+        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._compiled = False  # the first step compiles, one part after the other
 
     def _forward(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(
             self._device.type, self._precision, enabled=self._precision != torch.float32
         ):
             return self.objective.loss(to_float(pictures), *noise)
+
+    def _gradients(
+        self, share: float, pictures: Tensor, *noise: Tensor
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Gradients and figures of a part of a batch, weighted by its share of the pictures."""
+        loss, figures = self._loss(pictures, *noise)
+        gradients = torch.autograd.grad(share * loss, self._parameters)
+        return gradients, {name: share * value.detach() for name, value in figures.items()}
 
     def step(self) -> dict[str, Tensor]:
         """Takes one step; returns the figures of its batch, scalars on the device."""
@@ -198,16 +217,23 @@ class Trainer:
         noise = self.objective.draw(batch, self._pictures.shape[1], self._generator)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(number, self.steps, self.optimisation)
-        self.optimiser.zero_grad()
-        loss, figures = self._loss(self._pictures[index], *noise)
-        loss.backward()
+        parts = [t.chunk(self._parts) for t in (self._pictures[index], *noise)]
+        shares = [len(part) / batch for part in parts[0]]
+        if self._threads is not None and self._compiled:
+            results = self._threads.map(self._gradients, shares, *parts)
+        else:
+            results = map(self._gradients, shares, *parts)
+        gradients, figures = zip(*results, strict=True)
+        self._compiled = True
+        for parameter, *own in zip(self._parameters, *gradients, strict=True):
+            parameter.grad = functools.reduce(torch.add, own)
         if self.optimisation.gradient_norm is not None:
             nn.utils.clip_grad_norm_(
                 self.objective.model.parameters(), self.optimisation.gradient_norm
             )
         self.optimiser.step()
         self.step_number += 1
-        return figures
+        return {name: sum(part[name] for part in figures) for name in figures[0]}
 
     def save(self, path: Path) -> None:
         """Writes model, optimiser and step."""

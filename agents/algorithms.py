@@ -9,14 +9,17 @@ from agents.cells import Cell
 from agents.dqn import DQNTrainer, QPolicy
 from agents.policy import Actions, Policy
 from agents.trainer import Trainer
+from agents.unreal import UnrealPolicy, UnrealTrainer
 from darla.errors import CorruptFileError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors, save_tensors
 
 POLICY_FILE = "policy.safetensors"
 
-TRAINERS: dict[str, type[Trainer]] = {"dqn": DQNTrainer, "a3c": A3CTrainer}
-POLICIES: dict[str, type[Policy]] = {policy.algorithm: policy for policy in (QPolicy, A3CPolicy)}
+TRAINERS: dict[str, type[Trainer]] = {"dqn": DQNTrainer, "a3c": A3CTrainer, "unreal": UnrealTrainer}
+POLICIES: dict[str, type[Policy]] = {
+    policy.algorithm: policy for policy in (QPolicy, A3CPolicy, UnrealPolicy)
+}
 
 
 def save_policy(run: RunDirectory, cell: Cell, policy: Policy, facts: str) -> None:

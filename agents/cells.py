@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from darla.config import Config
+from darla.errors import ConfigError
 from darla.perception import Perception, load_perception
 from darla.rundir import RunDirectory
 from envs.suites import get_suite
@@ -19,11 +20,22 @@ class Cell:
         algorithm: name of the algorithm, such as `dqn`.
         perception: name of the perception, such as `darla`.
         seed: seed of initial weights, exploration, batches and layouts.
+
+    Raises:
+        ConfigError: the algorithm cannot learn on this perception.
     """
 
     algorithm: str
     perception: str
     seed: int
+
+    def __post_init__(self) -> None:
+        """Refuses what could never be trained, before anything is."""
+        if self.algorithm == "unreal" and self.perception != "pixels":
+            raise ConfigError(
+                f"unreal learns from frames, not on perception '{self.perception}'; give it a run "
+                "of its own with agents.algorithms=[unreal] agents.perceptions=[pixels]"
+            )
 
     @property
     def id(self) -> str:
@@ -36,7 +48,7 @@ class Cell:
 
 
 def cells_of(config: Config) -> list[Cell]:
-    """Returns every cell of the configuration, seeds innermost."""
+    """Returns every cell of the configuration, seeds innermost; errors as in `Cell`."""
     agents = config.agents
     return [Cell(*names) for names in product(agents.algorithms, agents.perceptions, agents.seeds)]
 

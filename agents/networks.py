@@ -1,9 +1,10 @@
-"""The network of action values, on latents or frames, with all its parameters in one vector."""
+"""Networks on latents or frames, with all their parameters in one vector."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,15 @@ from torch.nn.utils import skip_init
 from darla.devices import choose_precision
 
 
-def _initialise(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
-    """Fills a layer as torch does by default, uniform in +-1/sqrt(inputs)."""
-    bound = 1.0 / math.sqrt(layer.weight[0].numel())
+def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
+    """Fills a layer as torch does by default: uniform in +-1/sqrt(inputs), of an LSTM's units."""
+    if isinstance(layer, nn.LSTMCell):
+        bound = 1.0 / math.sqrt(layer.hidden_size)
+    else:
+        bound = 1.0 / math.sqrt(layer.weight[0].numel())  # type: ignore[index]
     with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
-        if layer.bias is not None:
-            layer.bias.uniform_(-bound, bound, generator=generator)
+        for parameter in layer.parameters(recurse=False):
+            parameter.uniform_(-bound, bound, generator=generator)
 
 
 class ConvTrunk(nn.Module):
@@ -56,41 +59,27 @@ class ConvTrunk(nn.Module):
             return self.layers(pictures).float()
 
 
-class QNetwork(nn.Module):
-    """Action values: a perceptron, behind a convolutional trunk where observations are frames.
+class VectorModule(nn.Module):
+    """A network whose parameters are views of one vector, and whose gradients are of another.
 
-    All parameters are views of the one vector `parameters_vector`, and their gradients of
-    `gradient_vector`: optimiser steps, clipping, copies to the target network and messages to
-    workers are single operations.
+    Optimiser steps, clipping, copies to a target network and messages to workers are then single
+    operations. A subclass makes its layers without values, then calls `gather`.
 
-    Args:
-        shape: shape of one observation: (D,) latents, or (H, W, C) frames.
-        actions: number of discrete actions.
-        hidden: widths of the hidden layers.
-        generator: source of the initial weights; None leaves them to `load_weights`.
+    Attributes:
+        parameters_vector: all parameters, float32 [P].
+        gradient_vector: their gradients, float32 [P].
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        actions: int,
-        hidden: Sequence[int],
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.shape, self.actions, self.hidden = tuple(shape), actions, tuple(hidden)
-        layers: list[nn.Module] = []
-        if len(self.shape) == 3:
-            layers.append(ConvTrunk(self.shape))
-            width = ConvTrunk.features
-        else:
-            (width,) = self.shape
-        for units in self.hidden:
-            layers += [skip_init(nn.Linear, width, units), nn.ReLU()]
-            width = units
-        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, width, actions))
+    def gather(self, generator: torch.Generator | None, *arguments: Any) -> None:
+        """Gives all layers their initial weights and puts them into one vector.
+
+        Args:
+            generator: source of the initial weights; None leaves them to `load_weights`.
+            arguments: what the constructor was given, without the generator: a copy is made of it.
+        """
+        self._arguments = arguments
         for layer in self.modules():
-            if generator is not None and isinstance(layer, nn.Linear | nn.Conv2d):
+            if generator is not None and next(layer.parameters(recurse=False), None) is not None:
                 _initialise(layer, generator)
         self.parameters_vector = nn.utils.parameters_to_vector(self.parameters()).detach()
         self.gradient_vector = torch.zeros_like(self.parameters_vector)
@@ -103,16 +92,7 @@ class QNetwork(nn.Module):
 
     def __reduce__(self) -> tuple:
         """Pickles the parameters once, and makes them views of one vector again."""
-        return _rebuild, (self.shape, self.actions, self.hidden, self.weights())
-
-    @property
-    def on_frames(self) -> bool:
-        """Whether observations are uint8 frames."""
-        return len(self.shape) == 3
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, D], or uint8 [B, H, W, C], to action values float32 [B, actions]."""
-        return self.layers(observations)
+        return _rebuild, (type(self), self._arguments, self.weights())
 
     def weights(self) -> np.ndarray:
         """Returns a copy of all parameters, float32 [P]."""
@@ -132,9 +112,61 @@ class QNetwork(nn.Module):
         self.parameters_vector.numpy()[:] = weights
 
 
-def _rebuild(
-    shape: tuple[int, ...], actions: int, hidden: tuple[int, ...], weights: np.ndarray
-) -> QNetwork:
-    network = QNetwork(shape, actions, hidden)
+def _rebuild(kind: type[VectorModule], arguments: tuple, weights: np.ndarray) -> VectorModule:
+    network = kind(*arguments)
     network.load_weights(weights)
     return network
+
+
+def perceptron(shape: Sequence[int], hidden: Sequence[int]) -> tuple[list[nn.Module], int]:
+    """Returns hidden layers, behind a convolutional trunk where observations are frames.
+
+    Args:
+        shape: shape of one observation: (D,) latents, or (H, W, C) frames.
+        hidden: widths of the hidden layers.
+
+    Returns:
+        The layers, without initial weights, and the width of the last one.
+    """
+    layers: list[nn.Module] = []
+    width = shape[0]
+    if len(shape) == 3:
+        layers.append(ConvTrunk(shape))
+        width = ConvTrunk.features
+    for units in hidden:
+        layers += [skip_init(nn.Linear, width, units), nn.ReLU()]
+        width = units
+    return layers, width
+
+
+class QNetwork(VectorModule):
+    """Action values: a perceptron, behind a convolutional trunk where observations are frames.
+
+    Args:
+        shape: shape of one observation: (D,) latents, or (H, W, C) frames.
+        actions: number of discrete actions.
+        hidden: widths of the hidden layers.
+        generator: source of the initial weights; None leaves them to `load_weights`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        actions: int,
+        hidden: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.actions, self.hidden = tuple(shape), actions, tuple(hidden)
+        layers, width = perceptron(self.shape, self.hidden)
+        self.layers = nn.Sequential(*layers, skip_init(nn.Linear, width, actions))
+        self.gather(generator, self.shape, self.actions, self.hidden)
+
+    @property
+    def on_frames(self) -> bool:
+        """Whether observations are uint8 frames."""
+        return len(self.shape) == 3
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [B, D], or uint8 [B, H, W, C], to action values float32 [B, actions]."""
+        return self.layers(observations)

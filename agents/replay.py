@@ -63,6 +63,20 @@ def merge(parts: list[Steps]) -> Steps:
     )
 
 
+def section(steps: Steps, first: int, last: int) -> Steps:
+    """Returns the decisions [first, last) of `steps`."""
+    start = int(np.count_nonzero(steps.truncated[:first]))
+    end = start + int(np.count_nonzero(steps.truncated[first:last]))
+    return Steps(
+        observations=steps.observations[first:last],
+        actions=steps.actions[first:last],
+        rewards=steps.rewards[first:last],
+        terminated=steps.terminated[first:last],
+        truncated=steps.truncated[first:last],
+        finals=steps.finals[start:end],
+    )
+
+
 class Batch(NamedTuple):
     """Transitions over up to n decisions.
 
@@ -305,7 +319,7 @@ class ReplayStore:
             if len(steps.actions) != last - first:
                 raise CorruptFileError(f"{path}: {len(steps.actions)} steps, not {last - first}")
             for start in range(0, last - first, replay.slots - replay.n_step):
-                replay.insert(_slice(steps, start, start + replay.slots - replay.n_step))
+                replay.insert(section(steps, start, start + replay.slots - replay.n_step))
         if replay.head != head or replay.tail > needed:
             raise CorruptFileError(
                 f"{self.folder}: holds steps {replay.tail} to {replay.head}, not {needed} to {head}"
@@ -318,17 +332,3 @@ class ReplayStore:
             first, _, last = path.stem.partition("-")
             shards.append((int(first), int(last), path))
         return shards
-
-
-def _slice(steps: Steps, first: int, last: int) -> Steps:
-    """Returns the decisions [first, last) of `steps`."""
-    start = int(np.count_nonzero(steps.truncated[:first]))
-    end = start + int(np.count_nonzero(steps.truncated[first:last]))
-    return Steps(
-        observations=steps.observations[first:last],
-        actions=steps.actions[first:last],
-        rewards=steps.rewards[first:last],
-        terminated=steps.terminated[first:last],
-        truncated=steps.truncated[first:last],
-        finals=steps.finals[start:end],
-    )

@@ -167,7 +167,8 @@ def check_state(perception: Perception, info: dict[str, Any], batch: tuple[int, 
         ConfigError: `info["state"]` is not there, or of another length.
     """
     if perception.needs == "state":
-        wanted, given = (*batch, *perception.shape), np.shape(info.get("state", ()))
+        wanted = (*batch, *perception.shape)
+        given = np.shape(info["state"]) if "state" in info else None
         if given != wanted:
             raise ConfigError(
                 f"perception '{perception.name}' reads info['state'] of shape {wanted}, this "

@@ -10,7 +10,7 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -320,7 +320,7 @@ def elbo_agreement() -> tuple[list[float], list[float]]:
     return losses
 
 
-# -- dqn -------------------------------------------------------------------------------------------
+# -- agents ----------------------------------------------------------------------------------------
 
 
 def _experiment(folder: str) -> Config:
@@ -344,7 +344,7 @@ def _perception(config: Config) -> Perception:
     return load_perception("random", RunDirectory.open(config), 0, state_size=0)
 
 
-def dqn_decisions() -> Measure:
+def dqn() -> Measure:
     """Decisions of our DQN: two Ray workers, and the learner in this process."""
     import torch
 
@@ -378,7 +378,7 @@ def dqn_decisions() -> Measure:
     return measure
 
 
-def sb3_decisions() -> Measure:
+def dqn_sb3() -> Measure:
     """Decisions of Stable-Baselines3's DQN on the same latents, encoded in batches."""
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
@@ -388,26 +388,26 @@ def sb3_decisions() -> Measure:
     from envs.suites import get_suite
 
     config = _experiment(tempfile.mkdtemp())
-    dqn = config.agents.dqn
+    settings = config.agents.dqn
     environments = WORKERS * ENVS_PER_WORKER
     sources = get_suite(config.suite).d_s
     vector = make_vector(config.environment, sources, environments, seed=0)
     model = DQN(
         "MlpPolicy",
         LatentVecEnv(vector, _perception(config)),
-        learning_rate=dqn.learning_rate,
-        buffer_size=dqn.replay,
+        learning_rate=settings.learning_rate,
+        buffer_size=settings.replay,
         learning_starts=WARMUP,
-        batch_size=dqn.batch,
-        gamma=dqn.discount,
-        n_steps=dqn.n_step,
+        batch_size=settings.batch,
+        gamma=settings.discount,
+        n_steps=settings.n_step,
         train_freq=(1, "step"),
-        gradient_steps=environments // dqn.decisions_per_update,
-        target_update_interval=dqn.target_period * dqn.decisions_per_update,
+        gradient_steps=environments // settings.decisions_per_update,
+        target_update_interval=settings.target_period * settings.decisions_per_update,
         exploration_initial_eps=EPSILON,
         exploration_final_eps=EPSILON,
-        max_grad_norm=dqn.gradient_norm or math.inf,
-        policy_kwargs={"net_arch": list(dqn.hidden)},
+        max_grad_norm=settings.gradient_norm or math.inf,
+        policy_kwargs={"net_arch": list(settings.hidden)},
         device="cpu",
         seed=0,
     )
@@ -430,3 +430,116 @@ def sb3_decisions() -> Measure:
 
     model.learn(2 * WARMUP)
     return measure
+
+
+def _vector_of_rooms(config: Config, count: int, wrappers: Sequence[Any] = ()) -> Any:
+    """Gymnasium's own vector of single rooms, each behind `wrappers`, in mode NEXT_STEP."""
+    import gymnasium
+
+    from envs.suites import get_suite
+
+    return gymnasium.make_vec(
+        f"envs:{config.environment.id}",
+        count,
+        "sync",
+        wrappers=wrappers,
+        domain=get_suite(config.suite).d_s,
+        size=config.environment.size,
+        frame_skip=config.environment.frame_skip,
+    )
+
+
+def dqn_rllib() -> Measure:
+    """Decisions of RLlib's DQN on the same latents, encoded in batches.
+
+    RLlib samples in this process and reads latents from a vector wrapper: with two runners, or with
+    our connector instead, it was slower. Its episodes need autoreset mode NEXT_STEP.
+    """
+    from ray import tune
+    from ray.rllib.algorithms.dqn import DQNConfig as RLlibDQNConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+    from agents.wrappers import VectorLatentObservation
+    from darla.cluster import ray_session
+
+    config = _experiment(tempfile.mkdtemp())
+    settings, perception = config.agents.dqn, _perception(config)
+    stack = ExitStack()
+    stack.enter_context(ray_session(config.ray))
+    tune.register_env(
+        "latents",
+        lambda context: VectorLatentObservation(
+            _vector_of_rooms(config, context["num_envs"]), perception
+        ),
+    )
+    algorithm = (
+        RLlibDQNConfig()
+        .environment("latents")
+        .env_runners(
+            num_env_runners=0,
+            num_envs_per_env_runner=ENVS_PER_WORKER,
+            gym_env_vectorize_mode="vector_entry_point",
+            rollout_fragment_length=settings.decisions_per_update,
+        )
+        .training(
+            lr=settings.learning_rate,
+            train_batch_size=settings.batch,
+            gamma=settings.discount,
+            n_step=settings.n_step,
+            double_q=settings.double,
+            dueling=False,
+            epsilon=EPSILON,
+            grad_clip=settings.gradient_norm,  # type: ignore[arg-type]  # float, says its doc
+            num_steps_sampled_before_learning_starts=WARMUP,
+            target_network_update_freq=settings.target_period * settings.decisions_per_update,
+            replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": settings.replay},
+            training_intensity=settings.batch / settings.decisions_per_update,
+        )
+        .rl_module(
+            model_config=DefaultModelConfig(
+                fcnet_hiddens=list(settings.hidden), fcnet_activation="relu"
+            )
+        )
+        .reporting(min_sample_timesteps_per_iteration=256)
+        .build_algo()
+    )
+    stack.callback(algorithm.stop)
+    decisions = 0
+
+    def work() -> int:
+        nonlocal decisions
+        before = decisions
+        decisions = algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
+        return decisions - before
+
+    while decisions < 2 * WARMUP:
+        work()
+    measure = functools.partial(rate, work)
+    measure.cluster = stack  # type: ignore[attr-defined]  # lives as long as the measure
+    return measure
+
+
+def latent_steps(batched: bool = True) -> Measure:
+    """Steps of a few rooms with random actions, behind our wrappers.
+
+    Args:
+        batched: Whether all rooms are encoded at once, or each behind a wrapper of its own.
+    """
+    from agents.wrappers import LatentObservation, VectorLatentObservation
+
+    config = _experiment(tempfile.mkdtemp())
+    perception = _perception(config)
+    if batched:
+        vector = VectorLatentObservation(_vector_of_rooms(config, ENVS_PER_WORKER), perception)
+    else:
+        wrapper = functools.partial(LatentObservation, perception=perception)
+        vector = _vector_of_rooms(config, ENVS_PER_WORKER, [wrapper])
+    rng = np.random.default_rng(0)
+    vector.reset(seed=0)
+
+    def work() -> int:
+        vector.step(rng.integers(8, size=ENVS_PER_WORKER))
+        return ENVS_PER_WORKER
+
+    rate(work, 0.5)
+    return functools.partial(rate, work)

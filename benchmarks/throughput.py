@@ -1,4 +1,4 @@
-"""Speed beside peers: `python -m benchmarks.throughput env|vision|dqn` prints JSON lines.
+"""Speed beside peers: `python -m benchmarks.throughput env|vision|agents` prints JSON lines.
 
 Every contender lives in a process of its own, with pinned threads, and waits while another is
 measured. Rounds are interleaved: in each one all contenders work for the same time, one after the
@@ -167,24 +167,33 @@ def vision_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
     return [*_lines(sides, figures, rounds, seconds), _elbo_line(count)]
 
 
-def dqn_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
-    """Decisions of our DQN beside Stable-Baselines3's, on the same latents and update ratio."""
+def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
+    """Decisions of our DQN beside those of peers, and what it costs to encode rooms one by one.
+
+    All agents play the same task on the same latents, with the same networks and update ratio.
+    """
     _need("stable_baselines3", "Stable-Baselines3")
+    count = threads or os.cpu_count() or 1
+    one_by_one = functools.partial(contenders.latent_steps, False)
     sides = [
-        Side("DQN, two Ray workers and a learner", contenders.dqn_decisions, 1),
-        Side(
-            "Stable-Baselines3 DQN, same latents",
-            contenders.sb3_decisions,
-            threads or os.cpu_count() or 1,
-        ),
+        Side("DQN, two Ray workers and a learner", contenders.dqn, 1),
+        Side("Stable-Baselines3 DQN, same latents", contenders.dqn_sb3, count),
+        Side("RLlib DQN, same latents", contenders.dqn_rllib, count),
+        Side("Latents of 8 rooms, one batch", contenders.latent_steps, 1),
+        Side("Latents of 8 rooms, a wrapper each", one_by_one, 1),
     ]
-    figures = [Figure("dqn.decisions", "decisions/s", sides[0].name, sides[1].name)]
+    dqn, dqn_sb3, dqn_rllib, batch, single = (side.name for side in sides)
+    figures = [
+        Figure("agents.dqn", "decisions/s", dqn, dqn_sb3),
+        Figure("agents.dqn.rllib", "decisions/s", dqn, dqn_rllib),
+        Figure("agents.latents", "steps/s", batch, single),
+    ]
     return _lines(sides, figures, rounds, seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    benchmarks = {"env": env_lines, "vision": vision_lines, "dqn": dqn_lines}
+    benchmarks = {"env": env_lines, "vision": vision_lines, "agents": agents_lines}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput", description=__doc__.split("\n\n")[0]
     )
@@ -196,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads",
         type=_positive(int),
-        help="threads of a process (default: env 1, vision all CPUs, dqn all CPUs for the peer)",
+        help="threads of a process (default: env 1, vision all CPUs, agents all CPUs for peers)",
     )
     given = parser.parse_args(arguments)
     try:

@@ -10,6 +10,7 @@ same bits as one that was not.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -22,7 +23,7 @@ from agents.replay import Steps
 from agents.seeding import torch_generator
 from agents.trainer import Trainer
 from agents.worker import Chunk, Rollout
-from darla.config import A3CConfig
+from darla.config import ActorCriticConfig
 
 
 class Weights(NamedTuple):
@@ -210,20 +211,33 @@ def value_returns(
     return torch.from_numpy(returns)
 
 
+def noised(rollout: Rollout, deviation: float, rng: np.random.Generator) -> Rollout:
+    """Returns a rollout with Gaussian noise on its observations, which are latents."""
+    s, s_final, s_next = (
+        latents + np.float32(deviation) * rng.standard_normal(latents.shape, np.float32)
+        for latents in (rollout.steps.observations, rollout.steps.finals, rollout.observations)
+    )
+    steps = replace(rollout.steps, observations=s, finals=s_final)
+    return rollout._replace(steps=steps, observations=s_next)
+
+
 class GradientDigest:
     """Makes of a rollout the gradient of the worker's own copy of the weights.
 
     Args:
         config: hyperparameters.
+        noise: standard deviation of the noise on the observations that it learns on.
     """
 
-    def __init__(self, config: A3CConfig) -> None:
-        self.config = config
+    def __init__(self, config: ActorCriticConfig, noise: float = 0.0) -> None:
+        self.config, self.noise = config, noise
 
     def __call__(self, policy: Any, rollout: Rollout, rng: np.random.Generator) -> Gradient:
         """Returns the gradient of an `A3CPolicy`; see `agents.worker.Digest`."""
         network = policy.network
         gradient = network.gradient_vector.zero_()
+        if self.noise:
+            rollout = noised(rollout, self.noise, rng)
         loss, figures = self.loss(network, rollout, rng)
         loss.backward()
         norm = gradient.norm()
@@ -270,7 +284,7 @@ class A3CTrainer(Trainer):
     policy_class: ClassVar[type[A3CPolicy]] = A3CPolicy
 
     @property
-    def settings(self) -> A3CConfig:
+    def settings(self) -> ActorCriticConfig:
         """The algorithm's part of the configuration."""
         return self.config.agents.a3c
 
@@ -293,7 +307,8 @@ class A3CTrainer(Trainer):
 
     def digest(self) -> GradientDigest:
         """See `Trainer`."""
-        return GradientDigest(self.settings)
+        noise = self.config.agents.a3c.latent_noise if self.perception.standard else 0.0
+        return GradientDigest(self.settings, noise)
 
     def sample(self) -> None:
         """Keeps every idle worker busy, until all decisions are sent out."""

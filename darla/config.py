@@ -29,7 +29,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
 PerceptionName = Literal["darla", "beta-vae", "dae", "pixels", "factors", "random"]
-AlgorithmName = Literal["dqn", "a3c", "unreal"]
+AlgorithmName = Literal["dqn", "a3c", "unreal", "ec"]
 
 
 class Section(BaseModel):
@@ -235,8 +235,8 @@ class DQNConfig(Section):
     )
 
 
-class A3CConfig(Section):
-    """A3C (Mnih et al. 2016): every worker's gradient is applied as it arrives."""
+class ActorCriticConfig(Section):
+    """What A3C and UNREAL share."""
 
     hidden: tuple[PositiveInt, ...] = Field((256, 256), description="Widths of the hidden layers.")
     lstm: int = Field(0, ge=0, description="Units of an LSTM behind them; 0: none.")
@@ -257,7 +257,17 @@ class A3CConfig(Section):
     )
 
 
-class UnrealConfig(A3CConfig):
+class A3CConfig(ActorCriticConfig):
+    """A3C (Mnih et al. 2016): every worker's gradient is applied as it arrives."""
+
+    latent_noise: NonNegativeFloat = Field(
+        0.0,
+        description="Standard deviation of fresh Gaussian noise on latents with a standard normal "
+        "prior, each time that they are learned on.",
+    )
+
+
+class UnrealConfig(ActorCriticConfig):
     """UNREAL (Jaderberg et al. 2017): A3C with auxiliary tasks on a replay of each worker."""
 
     replay: PositiveInt = Field(2_000, description="Steps that the replay of one worker holds.")
@@ -265,6 +275,30 @@ class UnrealConfig(A3CConfig):
     pixel_discount: Fraction = Field(0.9, description="Discount of pixel control per decision.")
     reward_prediction: NonNegativeFloat = Field(1.0, description="Weight of reward prediction.")
     value_replay: NonNegativeFloat = Field(1.0, description="Weight of value replay.")
+
+
+class EpisodicControlConfig(Section):
+    """Model-free episodic control (Blundell et al. 2016): one table for each action."""
+
+    neighbours: PositiveInt = Field(
+        11, description="Entries whose mean values what was never seen before."
+    )
+    capacity: PositiveInt = Field(
+        100_000,
+        description="Entries of one action; then the one written least recently gives way.",
+    )
+    discount: Fraction = Field(0.9, description="Discount per decision.")
+    epsilon_start: Fraction = Field(1.0, description="Exploration at the first decision.")
+    epsilon_end: Fraction = Field(0.005, description="Exploration after the schedule.")
+    epsilon_fraction: Fraction = Field(
+        0.4, description="Share of the decisions over which epsilon falls."
+    )
+    projection: PositiveInt = Field(
+        64, description="Numbers that a random projection makes of a frame; latents stay as they are."
+    )
+    backend: Literal["torch", "faiss"] = Field(
+        "torch", description="What finds the neighbours; torch is faster in batches."
+    )
 
 
 class AgentsConfig(Section):
@@ -291,6 +325,7 @@ class AgentsConfig(Section):
     dqn: DQNConfig = DQNConfig()
     a3c: A3CConfig = A3CConfig()
     unreal: UnrealConfig = UnrealConfig()
+    ec: EpisodicControlConfig = EpisodicControlConfig()
 
 
 class TransferConfig(Section):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from darla.config import RayConfig
 from darla.errors import DependencyError
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _ATTEMPTS = 3
+_PROBE_SECONDS = 5.0
 
 
 @contextmanager
@@ -23,11 +24,15 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     A local cluster listens on the loopback interface only, has no dashboard, and offers as many
     CPUs as the machine has, or as the workers reserve where that is more.
 
+    To join a cluster, this machine must be one of its nodes. A cluster with token authentication
+    is joined with RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN in the environment.
+
     Args:
         config: address of a running cluster, or None, and what the workers reserve.
 
     Raises:
-        DependencyError: Ray is not installed, does not start, or nothing answers at the address.
+        DependencyError: Ray is not installed, does not start, nothing answers at the address, or
+            the cluster refuses the token.
     """
     try:
         import ray
@@ -38,41 +43,89 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(config)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Where Ray may form clusters it replaces 127.0.0.1 by the machine's own address, and what it
+    # starts then listens to the whole network.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    if config.address is None:
+        _start(config)
+    else:
+        _join(config.address)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(config: RayConfig) -> None:
-    """Joins the cluster at `config.address`, or starts one on this machine."""
+def _start(config: RayConfig) -> None:
+    """Starts a cluster on this machine, which ends with this process."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if config.address is not None:
-        where = f"answers at ray.address={config.address}"
-        options: dict[str, Any] = {"address": config.address}
-    else:
-        where = "starts on this machine"
-        options = {
-            "address": "local",
-            "num_cpus": max(
-                os.cpu_count() or 1, math.ceil(config.workers * config.cpus_per_worker)
-            ),
-            "num_gpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-        }
+    cpus = max(os.cpu_count() or 1, math.ceil(config.workers * config.cpus_per_worker))
     for attempt in range(1, _ATTEMPTS + 1):
         # Ray gives a new local node 30 s, which a busy machine can miss; it raises no type of
         # its own then.
         try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
             return
         except Exception as error:
             ray.shutdown()
-            if attempt == _ATTEMPTS or config.address is not None:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise DependencyError(f"no Ray {where}: {reason}") from error
+            if attempt == _ATTEMPTS:
+                raise DependencyError(
+                    f"no Ray starts on this machine: {first_line(error)}"
+                ) from error
+
+
+def _join(address: str) -> None:
+    """Joins a running cluster. It is asked for a sign of life first: Ray waits for minutes."""
+    import ray
+
+    try:
+        _probe(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise DependencyError(refused(f"ray.address={address}")) from error
+    except Exception as error:
+        ray.shutdown()
+        raise DependencyError(
+            f"no Ray answers at ray.address={address}: {first_line(error)}"
+        ) from error
+
+
+def _probe(address: str) -> None:
+    """Connects to the head of a cluster and shows it the token."""
+    from ray._private.authentication import authentication_token_setup as tokens
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    if address == "auto":
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)
+    head = canonicalize_bootstrap_address_or_die(address)
+    host, _, port = head.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS):
+        pass
+    GcsClient(address=head)
+
+
+def refused(where: str) -> str:
+    """Returns what to say when a cluster refuses the token, or there is none."""
+    return (
+        f"the Ray cluster at {where} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to "
+        "that of the cluster"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error of Ray's, whose messages run over pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,15 @@
 import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import ray
 
+from darla import cluster
 from darla.cluster import ray_session
 from darla.config import RayConfig
 from darla.errors import DependencyError
@@ -48,20 +55,32 @@ def test_the_session_ends_on_errors_too(calls):
     assert calls[-1] == "shutdown"
 
 
-def test_a_running_cluster_is_joined(calls):
+def test_a_running_cluster_is_joined(calls, monkeypatch):
+    monkeypatch.setattr(cluster, "_probe", calls.append)
     with ray_session(RayConfig(address="host:6379")):
         pass
-    assert calls[0]["address"] == "host:6379" and "num_cpus" not in calls[0]
+    assert calls[0] == "host:6379"
+    assert calls[1]["address"] == "host:6379" and "num_cpus" not in calls[1]
 
 
-def test_an_address_without_a_cluster_is_one_line(calls, monkeypatch):
-    def refuse(**options):
-        raise ConnectionError("nobody is there\nlong trace")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(DependencyError) as caught, ray_session(RayConfig(address="host:1")):
+def test_an_address_without_a_cluster_is_one_line_at_once(calls):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    began = time.monotonic()
+    with (
+        pytest.raises(DependencyError) as caught,
+        ray_session(RayConfig(address=f"127.0.0.1:{port}")),
+    ):
         pass
-    assert str(caught.value) == "no Ray answers at ray.address=host:1: nobody is there"
+    message = f"no Ray answers at ray.address=127.0.0.1:{port}: [Errno 111] Connection refused"
+    assert str(caught.value) == message
+    assert time.monotonic() - began < 5 and calls == ["shutdown"]
+
+
+def test_an_address_that_is_none_is_one_line(calls):
+    with pytest.raises(DependencyError, match="^no Ray answers at ray.address=host: .*host$"):
+        with ray_session(RayConfig(address="host")):
+            pass
 
 
 def test_a_slow_start_is_tried_again(calls, monkeypatch):
@@ -76,3 +95,76 @@ def test_a_slow_start_is_tried_again(calls, monkeypatch):
         with ray_session(RayConfig()):
             pass
     assert len(attempts) == 3
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, which no session of the tests has changed."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+LISTENERS = """
+import ray
+import psutil
+from darla.cluster import ray_session
+from darla.config import RayConfig
+
+@ray.remote
+class Actor:
+    def answer(self):
+        return 42
+
+with ray_session(RayConfig()):
+    actor = Actor.remote()
+    assert ray.get(actor.answer.remote()) == 42
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        for connection in process.net_connections("inet"):
+            if not connection.raddr:
+                print(process.name(), connection.laddr.ip)
+"""
+
+
+def test_nothing_of_a_local_cluster_listens_beyond_this_machine():
+    done = run(LISTENERS)
+    listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    names = {name for name, _ in listening}
+    assert names >= {"gcs_server", "raylet", "ray::DashboardAgent", "ray::Actor"}, done.stderr
+    strangers = [
+        (name, ip) for name, ip in listening if ip not in ("127.0.0.1", "::ffff:127.0.0.1", "::1")
+    ]
+    assert not strangers
+
+
+JOIN = """
+import sys
+from darla.cluster import ray_session
+from darla.config import RayConfig
+from darla.errors import DependencyError
+
+try:
+    with ray_session(RayConfig(address="{address}")):
+        print("joined")
+except DependencyError as error:
+    print(error)
+"""
+
+
+def test_a_cluster_is_joined_with_its_token_only(tmp_path):
+    with ray_session(RayConfig()):
+        address = ray.get_runtime_context().gcs_address
+        code = JOIN.format(address=address)
+        assert run(code).stdout == "joined\n"
+        refused = run(code, RAY_AUTH_TOKEN="another" * 8).stdout
+        assert refused == (
+            f"the Ray cluster at ray.address={address} wants a token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN to that of the cluster\n"
+        )
+        assert run(code, RAY_AUTH_MODE="disabled").stdout == refused
+        assert run(code, RAY_AUTH_TOKEN="", HOME=str(tmp_path)).stdout == refused

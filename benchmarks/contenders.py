@@ -344,12 +344,17 @@ def _perception(config: Config) -> Perception:
     return load_perception("random", RunDirectory.open(config), 0, state_size=0)
 
 
-def dqn() -> Measure:
-    """Decisions of our DQN: two Ray workers, and the learner in this process."""
+def decisions(algorithm: str = "dqn", workers: int = WORKERS) -> Measure:
+    """Decisions of an algorithm of ours: Ray workers, and the learner in this process.
+
+    Args:
+        algorithm: Name of the algorithm.
+        workers: Number of Ray workers.
+    """
     import torch
 
+    from agents.algorithms import TRAINERS
     from agents.cells import Cell
-    from agents.dqn import DQNTrainer
     from agents.pool import WorkerPool
     from darla.cluster import ray_session
     from envs import make_vector
@@ -357,12 +362,13 @@ def dqn() -> Measure:
 
     torch.set_num_threads(1)
     config = _experiment(tempfile.mkdtemp())
+    ray = config.ray.model_copy(update={"workers": workers})
     stack = ExitStack()
-    stack.enter_context(ray_session(config.ray))
+    stack.enter_context(ray_session(ray))
     factory = functools.partial(make_vector, config.environment)
-    pool = stack.enter_context(WorkerPool(config.ray, factory))
-    cell = Cell("dqn", "random", 0)
-    trainer = DQNTrainer(config, cell, pool, _perception(config), get_suite(config.suite).d_s)
+    pool = stack.enter_context(WorkerPool(ray, factory))
+    cell, sources = Cell(algorithm, "random", 0), get_suite(config.suite).d_s
+    trainer = TRAINERS[algorithm](config, cell, pool, _perception(config), sources)
 
     def work() -> int:
         before = trainer.decisions
@@ -381,20 +387,13 @@ def dqn() -> Measure:
 def dqn_sb3() -> Measure:
     """Decisions of Stable-Baselines3's DQN on the same latents, encoded in batches."""
     from stable_baselines3 import DQN
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from agents.sb3 import LatentVecEnv
-    from envs import make_vector
-    from envs.suites import get_suite
 
     config = _experiment(tempfile.mkdtemp())
     settings = config.agents.dqn
     environments = WORKERS * ENVS_PER_WORKER
-    sources = get_suite(config.suite).d_s
-    vector = make_vector(config.environment, sources, environments, seed=0)
     model = DQN(
         "MlpPolicy",
-        LatentVecEnv(vector, _perception(config)),
+        _sb3_environments(config),
         learning_rate=settings.learning_rate,
         buffer_size=settings.replay,
         learning_starts=WARMUP,
@@ -411,6 +410,65 @@ def dqn_sb3() -> Measure:
         device="cpu",
         seed=0,
     )
+    return _sb3_measure(model)
+
+
+def a2c_sb3() -> Measure:
+    """Decisions of Stable-Baselines3's A2C on the same latents, with A3C's shared layers."""
+    from stable_baselines3 import A2C
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from torch import nn
+
+    from agents.networks import perceptron
+
+    config = _experiment(tempfile.mkdtemp())
+    settings = config.agents.a3c
+
+    class Shared(BaseFeaturesExtractor):
+        """The hidden layers that policy and value share."""
+
+        def __init__(self, space: Any) -> None:
+            layers, width = perceptron(space.shape, settings.hidden)
+            super().__init__(space, width)
+            self.layers = nn.Sequential(*layers)
+            for layer in self.layers:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            return self.layers(latents)
+
+    model = A2C(
+        "MlpPolicy",
+        _sb3_environments(config),
+        learning_rate=settings.learning_rate,
+        n_steps=settings.n_step,
+        gamma=settings.discount,
+        ent_coef=settings.entropy,
+        vf_coef=settings.value_weight,
+        max_grad_norm=settings.gradient_norm or math.inf,
+        use_rms_prop=settings.optimiser == "rmsprop",
+        policy_kwargs={"net_arch": [], "features_extractor_class": Shared},
+        device="cpu",
+        seed=0,
+    )
+    return _sb3_measure(model)
+
+
+def _sb3_environments(config: Config) -> Any:
+    """As many environments as our workers step, in one process."""
+    from agents.sb3 import LatentVecEnv
+    from envs import make_vector
+    from envs.suites import get_suite
+
+    sources = get_suite(config.suite).d_s
+    vector = make_vector(config.environment, sources, WORKERS * ENVS_PER_WORKER, seed=0)
+    return LatentVecEnv(vector, _perception(config))
+
+
+def _sb3_measure(model: Any) -> Measure:
+    """Decisions per second of a Stable-Baselines3 model, after a warm-up."""
+    from stable_baselines3.common.callbacks import BaseCallback
 
     class Until(BaseCallback):
         """Ends the training at a time."""

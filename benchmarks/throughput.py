@@ -168,24 +168,33 @@ def vision_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
 
 
 def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
-    """Decisions of our DQN beside those of peers, and what it costs to encode rooms one by one.
+    """Decisions of our DQN and A3C beside peers', and what it costs to encode rooms one by one.
 
-    All agents play the same task on the same latents, with the same networks and update ratio.
+    All agents play the same task on the same latents, with the same networks; each DQN has the same
+    update ratio as ours, A2C the same length of rollouts as A3C, whose second worker is compared
+    with having only one.
     """
     _need("stable_baselines3", "Stable-Baselines3")
     count = threads or os.cpu_count() or 1
     one_by_one = functools.partial(contenders.latent_steps, False)
+    two_workers = functools.partial(contenders.decisions, "a3c")
+    one_worker = functools.partial(contenders.decisions, "a3c", 1)
     sides = [
-        Side("DQN, two Ray workers and a learner", contenders.dqn, 1),
+        Side("DQN, two Ray workers and a learner", contenders.decisions, 1),
         Side("Stable-Baselines3 DQN, same latents", contenders.dqn_sb3, count),
         Side("RLlib DQN, same latents", contenders.dqn_rllib, count),
+        Side("A3C, two Ray workers and a learner", two_workers, 1),
+        Side("A3C, one Ray worker and a learner", one_worker, 1),
+        Side("Stable-Baselines3 A2C, same latents", contenders.a2c_sb3, count),
         Side("Latents of 8 rooms, one batch", contenders.latent_steps, 1),
         Side("Latents of 8 rooms, a wrapper each", one_by_one, 1),
     ]
-    dqn, dqn_sb3, dqn_rllib, batch, single = (side.name for side in sides)
+    dqn, dqn_sb3, dqn_rllib, a3c, a3c_alone, a2c, batch, single = (side.name for side in sides)
     figures = [
         Figure("agents.dqn", "decisions/s", dqn, dqn_sb3),
         Figure("agents.dqn.rllib", "decisions/s", dqn, dqn_rllib),
+        Figure("agents.a3c", "decisions/s", a3c, a2c),
+        Figure("agents.a3c.workers", "decisions/s", a3c, a3c_alone),
         Figure("agents.latents", "steps/s", batch, single),
     ]
     return _lines(sides, figures, rounds, seconds)

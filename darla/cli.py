@@ -241,6 +241,53 @@ def transfer_command(
         _answer(_transfer(run, cells, quiet), as_json)
 
 
+@_command(app, "submit", "darla submit lab runs=/shared/runs --address http://head:8265")
+def submit_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(metavar="URL", help="Dashboard of the cluster, such as http://head:8265.")
+    ] = ...,  # type: ignore[assignment]
+    wait: Annotated[
+        bool, typer.Option(help="Show the log until the job ends, and exit with its status.")
+    ] = True,
+    pip: Annotated[
+        bool,
+        typer.Option(
+            "--pip",
+            help="Install this machine's versions of the dependencies on the nodes, which are "
+            "expected to have them otherwise.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs `darla run` as a job on a Ray cluster.
+
+    The packages and the resolved configuration are uploaded. The run directory must lie on storage
+    that all nodes share: give runs=/FOLDER. The same run submitted again continues.
+    """
+    from agents.cells import cells_of
+    from darla.jobs import follow, follow_command, submit
+
+    tree = _load(config, overrides)
+    _check_cells(cells_of(tree), tree)
+    job = submit(tree, address, pip=pip)
+    run = str(Path(tree.runs) / tree.name)
+    commands = {
+        "follow": follow_command(job, address),
+        "stop": f"ray job stop --address {address} {job}",
+    }
+    _print({"job": job, "run": run, **commands}, as_json)
+    if not wait:
+        return
+    try:
+        status = follow(job, address, lambda text: print(text, end="", file=sys.stderr, flush=True))
+    except KeyboardInterrupt:
+        print("darla: interrupted, but the job goes on; see above", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(status)
+
+
 @_command(app, "report", "darla report runs/lab-quick")
 def report_command(
     runs: Annotated[

@@ -1,0 +1,143 @@
+"""Runs as Ray jobs: the packages and the resolved configuration travel to a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darla.cluster import first_line, refused
+from darla.config import Config, to_yaml
+from darla.errors import ConfigError, DarlaError, DependencyError
+from darla.storage import write_text
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PACKAGES = ("darla", "envs", "agents", "benchmarks")
+CONFIG_FILE = "submitted.yaml"
+ENTRYPOINT = f"python -m darla.cli run {CONFIG_FILE} ray.address=auto"
+
+
+def submit(config: Config, address: str, *, pip: bool = False) -> str:
+    """Submits `darla run` with a configuration to a cluster, and returns the id of the job.
+
+    The packages and the whole configuration are uploaded; nothing else of the working folder is.
+    The same run submitted again continues in its run directory.
+
+    Args:
+        config: the experiment; `runs` is an absolute path on storage that all nodes share.
+        address: of the cluster's dashboard, such as `http://head:8265`.
+        pip: whether the nodes install this machine's versions of the dependencies first; they are
+            expected to have them otherwise.
+
+    Raises:
+        ConfigError: `runs` is a relative path, which would end in a temporary folder of the job, or
+            the address is no URL.
+        DependencyError: nothing answers at the address, the cluster refuses the token, or, with
+            `pip`, this machine does not know its versions since the project is not installed.
+    """
+    if not Path(config.runs).is_absolute():
+        raise ConfigError(
+            f"runs is '{config.runs}', which a job would make in a temporary folder of its own; "
+            "give runs=/FOLDER on storage that all nodes share"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        _stage(config, Path(folder))
+        environment: dict[str, Any] = {"working_dir": folder}
+        if pip:
+            environment["pip"] = pinned_requirements()
+        with _answering(address) as client:
+            return client.submit_job(
+                entrypoint=ENTRYPOINT,
+                runtime_env=environment,
+                metadata={"run": str(Path(config.runs) / config.name)},
+            )
+
+
+def follow(job: str, address: str, show: Callable[[str], object]) -> int:
+    """Shows the log of a job until it ends, and returns its exit status.
+
+    Args:
+        job: id of the job.
+        address: as in `submit`.
+        show: takes each piece of the log.
+
+    Raises:
+        DependencyError: nothing answers at the address (any more); the job may well go on.
+        DarlaError: the job was stopped, or the cluster could not start it.
+    """
+
+    async def tail(client: JobSubmissionClient) -> None:
+        async for piece in client.tail_job_logs(job):
+            show(piece)
+
+    with _answering(address) as client:
+        asyncio.run(tail(client))
+        info = client.get_job_info(job)
+    if not info.status.is_terminal():
+        raise DependencyError(
+            f"the log of job {job} broke off; type: {follow_command(job, address)}"
+        )
+    if info.driver_exit_code is None:
+        raise DarlaError(f"job {job} ended without a result: {info.status}, {info.message}")
+    return info.driver_exit_code
+
+
+def follow_command(job: str, address: str) -> str:
+    """Returns the command that shows the log of a job."""
+    return f"ray job logs --follow --address {address} {job}"
+
+
+def pinned_requirements() -> list[str]:
+    """Returns what the project depends on, pinned to the versions that this machine has."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("darla") or []
+    except metadata.PackageNotFoundError as error:
+        raise DependencyError(
+            "--pip takes the versions of this machine, where the project is not installed; "
+            "type: pip install -c constraints.txt -e ."
+        ) from error
+    pins = []
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker is None:
+            extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+            version = metadata.version(requirement.name).partition("+")[0]
+            pins.append(f"{requirement.name}{extras}=={version}")
+    return pins
+
+
+def _stage(config: Config, folder: Path) -> None:
+    """Puts what a job needs into a folder: the packages as they lie, and the configuration."""
+    root = Path(__file__).resolve().parent.parent
+    for package in PACKAGES:
+        shutil.copytree(
+            root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    write_text(folder / CONFIG_FILE, to_yaml(config))
+
+
+@contextmanager
+def _answering(address: str) -> Iterator[JobSubmissionClient]:
+    """Lends a client of a cluster's jobs; what goes wrong with it is said in one line."""
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"'{address}' is no URL of a dashboard; give --address http://HEAD:8265")
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        yield JobSubmissionClient(address)
+    except ray.exceptions.AuthenticationError as error:
+        raise DependencyError(refused(address)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DependencyError(f"no Ray takes jobs at {address}: {first_line(error)}") from error

@@ -7,6 +7,7 @@ import json
 from agents.a3c import A3CPolicy, A3CTrainer
 from agents.cells import Cell
 from agents.dqn import DQNTrainer, QPolicy
+from agents.episodic_control import EpisodicPolicy, EpisodicTrainer
 from agents.policy import Actions, Policy
 from agents.trainer import Trainer
 from agents.unreal import UnrealPolicy, UnrealTrainer
@@ -16,9 +17,14 @@ from darla.storage import load_tensors, save_tensors
 
 POLICY_FILE = "policy.safetensors"
 
-TRAINERS: dict[str, type[Trainer]] = {"dqn": DQNTrainer, "a3c": A3CTrainer, "unreal": UnrealTrainer}
+TRAINERS: dict[str, type[Trainer]] = {
+    "dqn": DQNTrainer,
+    "a3c": A3CTrainer,
+    "unreal": UnrealTrainer,
+    "ec": EpisodicTrainer,
+}
 POLICIES: dict[str, type[Policy]] = {
-    policy.algorithm: policy for policy in (QPolicy, A3CPolicy, UnrealPolicy)
+    policy.algorithm: policy for policy in (QPolicy, A3CPolicy, UnrealPolicy, EpisodicPolicy)
 }
 
 

@@ -294,7 +294,7 @@ class EpisodicControlConfig(Section):
         0.4, description="Share of the decisions over which epsilon falls."
     )
     projection: PositiveInt = Field(
-        64, description="Numbers that a random projection makes of a frame; latents stay as they are."
+        64, description="Numbers that a random projection makes of a frame; latents are kept."
     )
     backend: Literal["torch", "faiss"] = Field(
         "torch", description="What finds the neighbours; torch is faster in batches."

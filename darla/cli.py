@@ -34,6 +34,8 @@ from darla.errors import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from agents.cells import Cell
     from darla.config import Config
     from darla.rundir import RunDirectory
@@ -150,25 +152,9 @@ def run_command(
     What is finished is not repeated, what was interrupted continues. At the end it prints the
     table of scores; all results lie in RUNS/NAME/.
     """
-    from agents.cells import cells_of
-    from benchmarks.report import write_report
-
     tree = _load(config, overrides)
-    cells = cells_of(tree)
-    _check_cells(cells, tree)
-    _check_machine(tree)
-    with _opened(tree) as run:
-        _check_room(run)
-        with _trained_beside(run, cells, quiet):
-            _pretrain(run, quiet)
-            _train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
-        _train(run, cells, quiet)
-        results = _transfer(run, cells, quiet)
-        run.start("report")
-        write_report([run.path], run.report)
-        run.finish("report")
-        _answer(results, as_json)
-        _say(quiet, f"report: {run.report}")
+    _answer(run_stages(tree, quiet), as_json)
+    _say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
 
 
 @_command(app, "pretrain", "darla pretrain lab-quick vision.vae.beta=2 name=beta-2")
@@ -286,6 +272,65 @@ def submit_command(
         print("darla: interrupted, but the job goes on; see above", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(status)
+
+
+@_command(app, "tune", "darla tune lab-quick --grid vision.vae.beta=[4,16] --seeds [0,1]")
+def tune_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=[A,B]",
+            help="Values of a setting; may be repeated, for all combinations.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[0,1]",
+            help="Seeds of whole repetitions: of frames, vision and policies together.",
+            show_default=False,
+        ),
+    ] = None,
+    cpus: Annotated[
+        float, typer.Option(help="CPUs that a trial reserves beside those of its workers.")
+    ] = 1.0,
+    gpus: Annotated[
+        float, typer.Option(help="GPUs that a trial reserves; with 0 it sees none.")
+    ] = 0.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Runs a grid of settings or seeds with Ray Tune.
+
+    A trial does what `darla run` does, in a run directory of its own; the same command again
+    continues. Choose by the object error and the source scores of the table: a setting that is
+    chosen by its target scores has seen the target, and what it scores there is no transfer.
+    """
+    from agents.cells import cells_of
+    from darla import cli
+    from darla.tuning import make_variants, outcome_table, outcomes, sweep
+
+    if not grid and seeds is None:
+        raise ConfigError("nothing varies; give --grid KEY=[A,B] or --seeds [0,1]")
+    _load(config, overrides)
+    variants = make_variants(config, overrides or [], grid or [], seeds)
+    for variant in variants:
+        _check_cells(cells_of(variant.config), variant.config)
+    failed = sweep(variants, cli.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
+    rows = outcomes(variants)
+    if as_json:
+        _print({"trials": rows}, as_json)
+    else:
+        _print_table(outcome_table(rows))
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunDirectoryError(
+            f"{len(failed)} of {len(variants)} trials failed, repeat the command to continue them: "
+            f"{reasons}"
+        )
 
 
 @_command(app, "report", "darla report runs/lab-quick")
@@ -416,6 +461,27 @@ def schema_command(as_json: Json = False) -> None:
 
 
 # -- stages ----------------------------------------------------------------------------------------
+
+
+def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
+    """Does what is left of the three stages and the report; returns the results."""
+    from agents.cells import cells_of
+    from benchmarks.report import write_report
+
+    cells = cells_of(config)
+    _check_cells(cells, config)
+    _check_machine(config)
+    with _opened(config) as run:
+        _check_room(run)
+        with _trained_beside(run, cells, quiet):
+            _pretrain(run, quiet)
+            _train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
+        _train(run, cells, quiet)
+        results = _transfer(run, cells, quiet)
+        run.start("report")
+        write_report([run.path], run.report)
+        run.finish("report")
+    return results
 
 
 @contextmanager
@@ -617,12 +683,16 @@ def _answer(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print(results, as_json)
         return
-    from rich.console import Console
-
     from benchmarks.results import terminal_table
 
+    _print_table(terminal_table(results))
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(terminal_table(results))
+    Console(width=width).print(table)
 
 
 def _print_domains(suite: Suite) -> None:

@@ -1,0 +1,288 @@
+"""Sweeps: the same experiment with other seeds or settings, each a trial of Ray Tune.
+
+A trial is a run directory of its own and does what `darla run` does. Since a run directory is
+continued where it stopped, it is the checkpoint: Tune starts a trial that was lost again, and a
+sweep that is repeated does not repeat what is finished.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from ray import tune
+
+from darla.cluster import first_line, ray_session
+from darla.config import Config, load_config
+from darla.errors import ConfigError
+from darla.rundir import RunDirectory
+from darla.storage import read_json
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+    from rich.table import Table
+
+RESTARTS = 3
+"""How often a trial whose process or machine is lost is started again."""
+
+SEED = "seed"
+_SEED_KEYS = ("frames.seed={}", "vision.seed={}", "agents.seeds=[{}]")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One trial.
+
+    Attributes:
+        varied: what tells it from the other trials: key (or 'seed') and value, as typed.
+        config: its configuration.
+    """
+
+    varied: Mapping[str, str]
+    config: Config
+
+
+def make_variants(
+    source: str, overrides: Sequence[str], grid: Sequence[str], seeds: str | None
+) -> list[Variant]:
+    """Returns every combination of the values of a grid and the seeds, seeds innermost.
+
+    A run is named after the configuration and what varies: `lab-vision.vae.beta-4-seed-0`.
+
+    Args:
+        source: a configuration, as in `load_config`.
+        overrides: `key=value` words for all trials.
+        grid: words such as `vision.vae.beta=[1,4]`.
+        seeds: such as `[0,1,2]`: of the frames, the vision and the policies together.
+
+    Raises:
+        ConfigError: a word of the grid is no list, a key or value is wrong, or two runs would have
+            the same name.
+    """
+    base = load_config(source, overrides)
+    axes = [_axis(word) for word in grid]
+    if seeds is not None:
+        axes.append(_axis(f"{SEED}={seeds}"))
+    keys = [key for key, _ in axes]
+    variants = []
+    for values in itertools.product(*(values for _, values in axes)):
+        varied = dict(zip(keys, values, strict=True))
+        words = [f"name={'-'.join([base.name, *map(_in_name, varied.items())])}"]
+        words += [word for key, value in varied.items() for word in _settings(key, value)]
+        variants.append(Variant(varied, load_config(source, [*overrides, *words])))
+    names = [variant.config.name for variant in variants]
+    if len(set(names)) < len(names) or len(set(keys)) < len(keys):
+        raise ConfigError(f"two trials would be the same run; the names are {', '.join(names)}")
+    return variants
+
+
+def _axis(word: str) -> tuple[str, list[str]]:
+    """Splits `key=[a,b]` into the key and the values, as typed."""
+    key, _, text = word.partition("=")
+    try:
+        values = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes text of everything
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"'{word}' is no list of values; write key=[a,b]")
+    return key, [_typed(value) for value in values]
+
+
+def _typed(value: Any) -> str:
+    return f"[{','.join(map(_typed, value))}]" if isinstance(value, list) else str(value)
+
+
+def _in_name(setting: tuple[str, str]) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(setting)).strip("-")
+
+
+def _settings(key: str, value: str) -> list[str]:
+    return [word.format(value) for word in _SEED_KEYS] if key == SEED else [f"{key}={value}"]
+
+
+class RunTrial(tune.Trainable):
+    """A trial in Tune's terms: one long step, at whose end the run directory is finished."""
+
+    def setup(  # type: ignore[override]
+        self,
+        config: dict[str, Any],
+        configs: Mapping[str, Config],
+        work: Callable[[Config], object],
+    ) -> None:
+        """Takes the configuration of the run that Tune names."""
+        self._run, self._work = configs[config["run"]], work
+
+    def step(self) -> dict[str, Any]:
+        """Does the work, from where the run directory stands."""
+        self._work(self._run)
+        return {"done": True}
+
+
+class Announcer(tune.Callback):
+    """Says on stderr which trial starts, ends or fails."""
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Says that a trial starts."""
+        self._say(trial, "starts")
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Says that a trial is finished."""
+        self._say(trial, "finished")
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Says that a trial failed for good."""
+        self._say(trial, "failed")
+
+    def _say(self, trial: Trial, what: str) -> None:
+        print(f"{trial.config['run']}: {what}", file=sys.stderr, flush=True)
+
+
+def sweep(
+    variants: Sequence[Variant],
+    work: Callable[[Config], object],
+    *,
+    cpus: float,
+    gpus: float,
+    quiet: bool = False,
+) -> dict[str, str]:
+    """Runs all trials, as many at a time as the cluster has room for.
+
+    Args:
+        variants: the trials; they share `runs` and the settings of Ray.
+        work: does the three stages of a configuration; importable where the trials run.
+        cpus: CPUs that a trial reserves beside those of its workers.
+        gpus: GPUs that it reserves; without any, the vision is trained on CPUs.
+        quiet: say nothing on the way.
+
+    Returns:
+        The first line of what went wrong, by the name of each run that failed.
+
+    Raises:
+        ConfigError: this machine has too few CPUs for a single trial.
+        DependencyError: as in `ray_session`.
+    """
+    import ray
+
+    shared = variants[0].config
+    store = Path(shared.runs).resolve() / ".tune"
+    # Paths of a trial are absolute, and it joins the session that is there.
+    configs = {
+        variant.config.name: variant.config.model_copy(
+            update={
+                "runs": str(store.parent),
+                "ray": variant.config.ray.model_copy(update={"address": "auto"}),
+            }
+        )
+        for variant in variants
+    }
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    bundles = _bundles(shared, cpus, gpus)
+    with ray_session(shared.ray):
+        needed = sum(bundle.get("CPU", 0.0) for bundle in bundles)
+        there = ray.cluster_resources().get("CPU", 0.0)
+        if shared.ray.address is None and needed > there:
+            raise ConfigError(
+                f"a trial reserves {needed:g} CPUs and this machine has {there:g}; give a smaller "
+                "--cpus, ray.workers or ray.cpus_per_worker"
+            )
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(RunTrial, configs=configs, work=work),
+                tune.PlacementGroupFactory(bundles),
+            ),
+            param_space={"run": tune.grid_search(list(configs))},
+            run_config=tune.RunConfig(
+                name=shared.name,
+                storage_path=str(store),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                callbacks=[] if quiet else [Announcer()],
+            ),
+        )
+        results = tuner.fit()
+    shutil.rmtree(store, ignore_errors=True)
+    errors = {name: results[index].error for index, name in enumerate(configs)}
+    return {name: _reason(error) for name, error in errors.items() if error is not None}
+
+
+def _bundles(config: Config, cpus: float, gpus: float) -> list[dict[str, float]]:
+    """Returns what Tune reserves for a trial: for its process, and for each of its workers."""
+    own = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    reserved = config.ray.cpus_per_worker
+    return [own] + [{"CPU": reserved}] * (config.ray.workers if reserved else 0)
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first line of what a trial raised, without Ray's trace around it."""
+    cause = getattr(error, "cause", None)
+    return first_line(cause if isinstance(cause, Exception) else error)
+
+
+def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
+    """Returns what came of each trial, in their order, from the run directories.
+
+    Returns:
+        Per trial `run` (its folder), `varied`, `object_error` and `active_units` of the vision, and
+        `policies`: per algorithm and perception the mean `source` and `target` returns. Null or
+        empty where there is nothing yet.
+    """
+    rows = []
+    for variant in variants:
+        path = Path(variant.config.runs) / variant.config.name
+        run = RunDirectory(path, variant.config)
+        stages = run.status()["stages"] if (path / "run.json").exists() else {}
+        seen = stages.get("vision", {}).get("facts", {}).get("vae", {})
+        results = read_json(run.results_json) if run.results_json.exists() else {"rows": []}
+        rows.append(
+            {
+                "run": str(path),
+                "varied": dict(variant.varied),
+                "object_error": seen.get("objects"),
+                "active_units": seen.get("active_units"),
+                "policies": [
+                    {key: row[key] for key in ("algorithm", "perception")}
+                    | {key: row[key] and row[key]["mean"] for key in ("source", "target")}
+                    for row in results["rows"]
+                ],
+            }
+        )
+    return rows
+
+
+def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns the rows of `outcomes` as a table for a terminal, a line per policy."""
+    from rich.table import Table
+
+    table = Table(
+        title="Choose by object error and source; the target is for information.",
+        title_justify="left",
+    )
+    for name in (*rows[0]["varied"], "object error", "active units", "policy", "source", "target"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for row in rows:
+        head = [*row["varied"].values(), _figure(row["object_error"]), str(row["active_units"])]
+        for policy in row["policies"] or [{}]:
+            name = f"{policy['algorithm']} {policy['perception']}" if policy else "–"
+            figures = [_figure(policy.get(key)) for key in ("source", "target")]
+            table.add_row(*head, name, *figures)
+            head = [""] * len(head)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

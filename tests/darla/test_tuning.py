@@ -1,0 +1,138 @@
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from darla.cluster import ray_session
+from darla.config import Config, RayConfig
+from darla.errors import ConfigError, DarlaError
+from darla.rundir import RunDirectory
+from darla.storage import append_jsonl, read_jsonl, write_json
+from darla.tuning import make_variants, outcome_table, outcomes, sweep
+
+YAML = "name: tiny\nray: {workers: 1, cpus_per_worker: 0.5}\n"
+
+
+@pytest.fixture
+def variants(tmp_path):
+    """Returns variants of a tiny configuration whose runs lie in the test's folder."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML)
+
+    def make(grid=(), seeds=None):
+        return make_variants(str(path), [f"runs={tmp_path}"], grid, seeds)
+
+    return make
+
+
+def test_every_combination_is_a_run_with_a_name_of_its_own(variants):
+    made = variants(["vision.vae.beta=[1e-1,4]", "agents.dqn.hidden=[[64,64]]"], "[0,7]")
+    assert [variant.config.name for variant in made] == [
+        f"tiny-vision.vae.beta-{beta}-agents.dqn.hidden-64-64-seed-{seed}"
+        for beta in ("1e-1", "4")
+        for seed in (0, 7)
+    ]
+    last = made[-1].config
+    assert last.vision.vae.beta == 4 and last.agents.dqn.hidden == (64, 64)
+    assert last.frames.seed == last.vision.seed == 7 and last.agents.seeds == (7,)
+    assert made[1].varied == {
+        "vision.vae.beta": "1e-1",
+        "agents.dqn.hidden": "[64,64]",
+        "seed": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("grid", "seeds", "message"),
+    [
+        (["vision.vae.beta=4"], None, "'vision.vae.beta=4' is no list of values"),
+        (["vision.vae.beta=[]"], None, "is no list of values; write key="),
+        ([], "3", "'seed=3' is no list of values"),
+        (["vision.vae.betta=[4]"], None, "did you mean 'vision.vae.beta'"),
+        (["vision.vae.beta=[4,-1]"], None, "'vision.vae.beta' must be a number >= 0"),
+        (["vision.vae.beta=[4,4]"], None, "two trials would be the same run"),
+        (["vision.seed=[1]", "vision.seed=[2]"], None, "two trials would be the same run"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused(variants, grid, seeds, message):
+    with pytest.raises(ConfigError) as caught:
+        variants(grid, seeds)
+    assert message in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_session(RayConfig()):
+        yield
+
+
+@ray.remote
+class Worker:
+    def answer(self):
+        return os.getpid()
+
+
+def work(config: Config) -> None:
+    """Three steps with a worker; seed 1 loses its process after the first, seed 2 never ends."""
+    run = RunDirectory.open(config)
+    done = run.path / "steps.jsonl"
+    seed = config.vision.seed
+    worker = Worker.options(num_cpus=config.ray.cpus_per_worker).remote()
+    while (step := len(read_jsonl(done)) if done.exists() else 0) < 3:
+        append_jsonl(done, [{"step": step, "worker": ray.get(worker.answer.remote())}])
+        if seed == 1 and step == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seed == 2 and step == 1:
+            raise DarlaError("no more of this\nsecond line")
+    write_json(run.results_json, {"rows": [row(source=8.0 + seed, target=6.0)]})
+
+
+def row(*, source, target):
+    estimate = [None if value is None else {"mean": value} for value in (source, target)]
+    names = {"algorithm": "dqn", "perception": "darla"}
+    return {**names, "source": estimate[0], "target": estimate[1]}
+
+
+def steps(variant) -> list[int]:
+    path = Path(variant.config.runs) / variant.config.name / "steps.jsonl"
+    return [line["step"] for line in read_jsonl(path)]
+
+
+@pytest.mark.timeout(300)
+def test_a_trial_that_loses_its_process_goes_on_and_a_repeated_sweep_repeats_nothing(
+    cluster, variants, tmp_path, capfd
+):
+    made = variants(seeds="[0,1,2]")
+    failed = sweep(made, work, cpus=0.5, gpus=0.0)
+    assert failed == {"tiny-seed-2": "no more of this"}
+    assert [steps(variant) for variant in made] == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    assert not (tmp_path / ".tune").exists()
+    said = capfd.readouterr().err
+    assert "tiny-seed-0: finished" in said and "tiny-seed-2: failed" in said
+    assert sweep(made[:2], work, cpus=0.5, gpus=0.0, quiet=True) == {}
+    assert [steps(variant) for variant in made[:2]] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_trial_that_fits_nowhere_is_refused(cluster, variants):
+    with pytest.raises(ConfigError, match="a trial reserves 1000.5 CPUs and this machine has"):
+        sweep(variants(seeds="[0]"), work, cpus=1000.0, gpus=0.0)
+
+
+def test_the_table_shows_source_and_vision_and_keeps_the_order_of_the_grid(variants):
+    first, second, third = variants(seeds="[0,1,2]")
+    for variant, target in ((first, 1.0), (second, None)):
+        run = RunDirectory.open(variant.config)
+        run.start("vision")
+        run.finish("vision", vae={"objects": 0.25, "active_units": 9})
+        write_json(run.results_json, {"rows": [row(source=8.0, target=target)]})
+    rows = outcomes([first, second, third])
+    assert [each["varied"]["seed"] for each in rows] == ["0", "1", "2"]
+    assert rows[0]["object_error"] == 0.25 and rows[0]["active_units"] == 9
+    policy = {"algorithm": "dqn", "perception": "darla", "source": 8.0}
+    assert rows[0]["policies"] == [{**policy, "target": 1.0}]
+    assert rows[1]["policies"] == [{**policy, "target": None}]
+    assert rows[2]["object_error"] is None and rows[2]["policies"] == []
+    assert outcome_table(rows).row_count == 3

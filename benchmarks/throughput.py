@@ -1,4 +1,4 @@
-"""Speed beside peers: `python -m benchmarks.throughput env|vision|agents` prints JSON lines.
+"""Speed beside peers: `python -m benchmarks.throughput env|vision|agents|ec` prints JSON lines.
 
 Every contender lives in a process of its own, with pinned threads, and waits while another is
 measured. Rounds are interleaved: in each one all contenders work for the same time, one after the
@@ -28,7 +28,17 @@ from darla.errors import DarlaError, DependencyError
 from darla.rundir import installed_versions
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-PACKAGES = ("torch", "numpy", "mujoco", "ray", "miniworld", "pyglet", "pythae", "stable-baselines3")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "mujoco",
+    "ray",
+    "miniworld",
+    "pyglet",
+    "pythae",
+    "stable-baselines3",
+    "faiss-cpu",
+)
 
 
 @dataclass(frozen=True)
@@ -200,9 +210,29 @@ def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
     return _lines(sides, figures, rounds, seconds)
 
 
+def ec_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
+    """Look-ups of episodic control beside FAISS's exact index, by size of the table and batch."""
+    _need("faiss", "FAISS")
+    count = threads or 1
+    sides, figures = [], []
+    for entries, batch in ((10**3, 8), (10**4, 8), (10**5, 8), (10**5, 1), (10**5, 16)):
+        words = f"{entries} x {contenders.LATENTS}, batch {batch}"
+        ours = Side(
+            f"Table, {words}", functools.partial(contenders.ec_lookups, entries, batch), count
+        )
+        peer = Side(
+            f"FAISS IndexFlatL2, {words}",
+            functools.partial(contenders.faiss_lookups, entries, batch),
+            count,
+        )
+        sides += [ours, peer]
+        figures.append(Figure(f"ec.{entries}.{batch}", "look-ups/s", ours.name, peer.name))
+    return _lines(sides, figures, rounds, seconds)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    benchmarks = {"env": env_lines, "vision": vision_lines, "agents": agents_lines}
+    benchmarks = {"env": env_lines, "vision": vision_lines, "agents": agents_lines, "ec": ec_lines}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput", description=__doc__.split("\n\n")[0]
     )
@@ -214,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads",
         type=_positive(int),
-        help="threads of a process (default: env 1, vision all CPUs, agents all CPUs for peers)",
+        help="threads of a process (default: 1, vision all CPUs, peers of agents all CPUs)",
     )
     given = parser.parse_args(arguments)
     try:

@@ -212,3 +212,9 @@ class TestStore:
         shards[-1].unlink()
         with pytest.raises(CorruptFileError, match="holds steps 42 to 56, not 47 to 70"):
             store.load(new_replay(60), head=70)
+
+
+def test_a_million_latents_need_less_than_0_3_gb():
+    replay = Replay(10**6, 16, (32,), np.float32, n_step=5, discount=0.9)
+    size = sum(getattr(value, "nbytes", 0) for value in vars(replay).values())
+    assert 4 * 32 * 10**6 < size < 0.3e9

@@ -42,7 +42,7 @@ def test_a_contender_that_fails_is_an_error(contender, words: str) -> None:
         measure([Side("bad", contender, 1)], 1, 0.01)
 
 
-@pytest.mark.parametrize("benchmark", ["env", "vision", "agents"])
+@pytest.mark.parametrize("benchmark", ["env", "vision", "agents", "ec"])
 def test_a_missing_peer_says_how_to_install_it(benchmark: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert throughput.main([benchmark]) == 2

@@ -1,0 +1,117 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from darla.config import load_config
+from darla.errors import ConfigError, DependencyError
+from darla.jobs import CONFIG_FILE, PACKAGES, _stage, pinned_requirements, submit
+from darla.rundir import RunDirectory
+from darla.storage import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+YAML = """
+name: tiny
+environment: {size: 32}
+ray: {workers: 2, envs_per_worker: 2, cpus_per_worker: 1.0}
+frames: {count: 64, shard: 32, segment: 4}
+vision:
+  compile: "off"
+  dae: {optimisation: {images: 32, batch: 16}}
+  vae: {optimisation: {images: 32, batch: 16}}
+agents:
+  perceptions: [factors]
+  decisions: 64
+  chunk: 4
+  evaluation_episodes: 2
+  dqn: {warmup: 16, batch: 8, hidden: [8]}
+transfer: {episodes: 3, random_policy: false}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML)
+    return path
+
+
+def test_a_run_that_the_nodes_would_not_share_is_refused(config):
+    with pytest.raises(ConfigError, match="runs is 'runs', .*; give runs=/FOLDER on storage"):
+        submit(load_config(config), "http://127.0.0.1:1")
+
+
+def test_an_address_where_nobody_takes_jobs_is_one_line(config, tmp_path):
+    tree = load_config(config, [f"runs={tmp_path}"])
+    with pytest.raises(DependencyError) as caught:
+        submit(tree, "http://127.0.0.1:1")
+    assert str(caught.value) == (
+        "no Ray takes jobs at http://127.0.0.1:1: Failed to connect to Ray at address: "
+        "http://127.0.0.1:1."
+    )
+    with pytest.raises(ConfigError, match="'head' is no URL of a dashboard; give --address http"):
+        submit(tree, "head")
+
+
+def test_what_is_uploaded_runs_by_itself_and_holds_the_resolved_configuration(config, tmp_path):
+    tree = load_config(config, ["vision.vae.beta=3"])
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    _stage(tree, folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*PACKAGES, CONFIG_FILE])
+    assert load_config(folder / CONFIG_FILE) == tree
+    code = "import darla, json; from darla.config import load_config; print(darla.__file__)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(folder / "darla/__init__.py")
+
+
+def test_the_nodes_are_given_the_versions_of_this_machine():
+    pins = pinned_requirements()
+    assert "ray[default,rllib]==2.60.0" in pins and "gymnasium==1.2.2" in pins
+    assert all("+" not in pin for pin in pins) and not any("pytest" in pin for pin in pins)
+
+
+@pytest.fixture
+def dashboard(monkeypatch):
+    """Two nodes of one CPU each, so that two workers that reserve one each need both."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
+    cluster = Cluster()
+    try:
+        cluster.add_node(**node, include_dashboard=True, dashboard_port=0)
+        cluster.add_node(**node)
+        yield f"http://{cluster.webui_url}"
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_a_job_trains_on_both_nodes_and_ends_with_the_status_of_the_run(
+    config, dashboard, tmp_path
+):
+    words = [str(config), f"runs={tmp_path}", "--address", dashboard, "--json"]
+
+    def darla(*more):
+        command = [sys.executable, "-m", "darla.cli", "submit", *words, *more]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    done = darla()
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["run"] == str(tmp_path / "tiny") and answer["job"] in answer["follow"]
+    run = RunDirectory.load(tmp_path / "tiny")
+    rows = read_jsonl(run.scores)
+    assert [row["split"] for row in rows].count("target") == 3 and len(rows) == 6
+    assert run.report.exists()
+    again = darla()
+    assert again.returncode == 0 and "vision: finished before" in again.stderr
+    refused = darla("vision.vae.beta=3")
+    assert refused.returncode == 2
+    assert (
+        "darla: run directory" in refused.stderr and "vision.vae.beta 1.0 -> 3.0" in refused.stderr
+    )

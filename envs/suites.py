@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from darla.errors import DomainError, did_you_mean
-from envs.domains import Suite, product
+from envs.domains import Domain, Suite, product
 from envs.lab import LAB
 
 _ROOMS_AND_PAIRS = product(LAB, room=("A", "B"), pair=("hat-can", "cake-balloon"))
@@ -23,6 +23,19 @@ _SHIFTS: tuple[dict[str, str | float], ...] = (
     {"pitch": 14.0},
     {"fov": 85.0},
 )
+
+def _other_target(target: Domain) -> Suite:
+    """The paper's suite with another conjunction held out: to tune on, without its target."""
+    room, pair = (str(target.factors[name]) for name in ("room", "pair"))
+    return Suite(
+        f"lab-{room}-{pair}",
+        f"to tune on instead of `lab`: held out is {pair} in room {room}",
+        LAB,
+        d_u=_ROOMS_AND_PAIRS,
+        d_s=tuple(domain for domain in _ROOMS_AND_PAIRS if domain != target),
+        d_t=(target,),
+    )
+
 
 SUITES = {
     suite.name: suite
@@ -54,6 +67,7 @@ SUITES = {
                 *(LAB.domain(room="B", pair="cake-balloon", **shift) for shift in _SHIFTS),
             ),
         ),
+        *(_other_target(domain) for domain in _SOURCES),
     )
 }
 

@@ -72,6 +72,14 @@ def test_tags_tell_a_new_conjunction_from_a_new_value() -> None:
     assert POLICY_OOD in minimal.tags(TARGET)
 
 
+def test_what_settings_are_tuned_on_is_never_the_papers_target():
+    tuned = [suite for name, suite in SUITES.items() if name.startswith(("lab-A", "lab-B"))]
+    assert len({suite.d_t for suite in tuned}) == 3
+    for suite in tuned:
+        assert TARGET not in suite.d_t and len(suite.d_t) == 1
+        assert suite.name == suite.d_t[0].id.replace("/", "-")
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_keeps_targets_out_of_the_sources(name: str) -> None:
     suite = get_suite(name)

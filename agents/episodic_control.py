@@ -17,7 +17,7 @@ import ray
 import torch
 from scipy.signal import lfilter
 
-from agents.knn import GROUP, Backend, check_backend, nearest
+from agents.knn import GROUP, nearest
 from agents.policy import Actions, Policy
 from agents.replay import Steps, merge
 from agents.seeding import derive, numpy_generator
@@ -52,6 +52,8 @@ class Table:
         count: number of entries.
     """
 
+    _COLUMNS = ("keys", "norms", "values", "marks", "written")
+
     def __init__(self, dim: int, capacity: int) -> None:
         self.dim, self.capacity, self.count = dim, capacity, 0
         self._clock = 0
@@ -59,7 +61,7 @@ class Table:
         self._allocate(0)
 
     def __reduce__(self) -> tuple:
-        """Pickles the entries as arrays, which Ray sends without a copy."""
+        """Pickles the entries as arrays."""
         return Table.restore, (self.dim, self.capacity, self.arrays())
 
     def write(self, keys: np.ndarray, marks: Sequence[int], returns: np.ndarray) -> None:
@@ -75,23 +77,20 @@ class Table:
             row = self._rows.get(mark)
             if row is None:
                 row = self._rows[mark] = self._free_row()
-                self._keys[row], self._norms[row] = key, norm
+                self._keys[:, row], self._norms[row] = key, norm
                 self._values[row], self._marks[row] = value, mark
             elif value > self._values[row]:
                 self._values[row] = value
             self._written[row] = self._clock
             self._clock += 1
 
-    def look_up(
-        self, keys: np.ndarray, marks: Sequence[int], neighbours: int, backend: Backend
-    ) -> np.ndarray:
+    def look_up(self, keys: np.ndarray, marks: Sequence[int], neighbours: int) -> np.ndarray:
         """Returns the value of every key: its own, or else the mean over the nearest entries.
 
         Args:
             keys: float32 [B, D].
             marks: their `fingerprints`.
             neighbours: entries in a mean; all where there are fewer.
-            backend: see `agents.knn`.
 
         Returns:
             float32 [B]; infinite where the table is empty.
@@ -99,7 +98,8 @@ class Table:
         if not self.count:
             return np.full(len(keys), np.inf, np.float32)
         k = min(neighbours, self.count)
-        means = self._values[nearest(self._keys, self._norms, self.count, keys, k, backend)].mean(1)
+        columns = nearest(self._keys, self._norms, self.count, keys, k)
+        means = self._values[columns].mean(1)
         for index, mark in enumerate(marks):
             row = self._rows.get(mark)
             if row is not None:
@@ -107,8 +107,8 @@ class Table:
         return means
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns views of all entries: keys, norms, values, fingerprints, order of writing."""
-        return {name: getattr(self, f"_{name}")[: self.count] for name in self._columns()}
+        """Returns views of all entries: keys [D, N], norms, values, fingerprints, order [N]."""
+        return {name: getattr(self, f"_{name}")[..., : self.count] for name in self._COLUMNS}
 
     @classmethod
     def restore(cls, dim: int, capacity: int, arrays: Mapping[str, np.ndarray]) -> Self:
@@ -120,8 +120,8 @@ class Table:
         table = cls(dim, capacity)
         count = len(arrays["marks"])
         table._allocate(count)
-        for name in cls._columns():
-            column = getattr(table, f"_{name}")[:count]
+        for name in cls._COLUMNS:
+            column = getattr(table, f"_{name}")[..., :count]
             if arrays[name].shape != column.shape:
                 raise ValueError(f"{name} of shape {arrays[name].shape}, not {column.shape}")
             column[:] = arrays[name]
@@ -129,10 +129,6 @@ class Table:
         table._rows = dict(zip(table._marks[:count].tolist(), range(count), strict=True))
         table._clock = int(table._written[:count].max(initial=-1)) + 1
         return table
-
-    @staticmethod
-    def _columns() -> tuple[str, ...]:
-        return "keys", "norms", "values", "marks", "written"
 
     def _free_row(self) -> int:
         """Returns the next row, or that which was written least recently, emptied."""
@@ -149,14 +145,13 @@ class Table:
         """Makes room for so many rows, in whole groups, and keeps the entries."""
         rows = -(-rows // GROUP) * GROUP
         kept = self.arrays() if self.count else {}
-        # torch aligns memory; what a product rounds to may depend on that.
-        self._keys = torch.zeros(rows, self.dim).numpy()
-        self._norms = torch.full((rows,), torch.inf).numpy()
-        self._values = torch.zeros(rows).numpy()
-        self._marks = torch.zeros(rows, dtype=torch.int64).numpy()
-        self._written = torch.zeros(rows, dtype=torch.int64).numpy()
+        self._keys = np.zeros((self.dim, rows), np.float32)
+        self._norms = np.full(rows, np.inf, np.float32)
+        self._values = np.zeros(rows, np.float32)
+        self._marks = np.zeros(rows, np.int64)
+        self._written = np.zeros(rows, np.int64)
         for name, column in kept.items():
-            getattr(self, f"_{name}")[: self.count] = column
+            getattr(self, f"_{name}")[..., : self.count] = column
 
 
 class Entries(NamedTuple):
@@ -191,14 +186,10 @@ class EpisodicPolicy(Policy):
         capacity: entries of one action.
         projection: numbers that replace a frame; unused for vectors.
         seed: seed of the projection.
-        backend: see `agents.knn`.
 
     Attributes:
         tables: one for each action.
         messages: number of messages that they contain.
-
-    Raises:
-        DependencyError: the backend is not installed.
     """
 
     algorithm = "ec"
@@ -213,12 +204,10 @@ class EpisodicPolicy(Policy):
         capacity: int,
         projection: int,
         seed: int,
-        backend: Backend,
     ) -> None:
         super().__init__(actions, perception_fingerprint)
-        check_backend(backend)
         self.shape, self.neighbours, self.capacity = tuple(shape), neighbours, capacity
-        self.projection, self.seed, self.backend = projection, seed, backend
+        self.projection, self.seed = projection, seed
         self.messages = 0
         size = int(np.prod(self.shape))
         self._matrix = None
@@ -278,7 +267,6 @@ class EpisodicPolicy(Policy):
             "capacity": self.capacity,
             "projection": self.projection,
             "seed": self.seed,
-            "backend": self.backend,
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -313,9 +301,7 @@ class EpisodicPolicy(Policy):
         """Returns action values, float32 [B, actions], and the keys' fingerprints."""
         keys = self.keys(observations)
         marks = fingerprints(keys)
-        values = [
-            table.look_up(keys, marks, self.neighbours, self.backend) for table in self.tables
-        ]
+        values = [table.look_up(keys, marks, self.neighbours) for table in self.tables]
         return np.stack(values, axis=1), marks
 
 
@@ -395,7 +381,6 @@ class EpisodicTrainer(Trainer):
 
         Raises:
             ConfigError: there are several choices in one action.
-            DependencyError: the backend is not installed.
         """
         ec = self.config.agents.ec
         policy = EpisodicPolicy(
@@ -406,7 +391,6 @@ class EpisodicTrainer(Trainer):
             capacity=ec.capacity,
             projection=ec.projection,
             seed=derive(self.seed, "learner"),
-            backend=ec.backend,
         )
         self._open = OpenEpisodes(self.pool.streams, policy.dim, ec.discount)
         self._message = self._entries(policy, -1)

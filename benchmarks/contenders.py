@@ -616,13 +616,12 @@ def _memories(entries: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return keys, rng.standard_normal(entries).astype(np.float32), queries
 
 
-def ec_lookups(entries: int, batch: int, backend: Literal["torch", "faiss"] = "torch") -> Measure:
+def ec_lookups(entries: int, batch: int) -> Measure:
     """Values looked up in a table of episodic control.
 
     Args:
         entries: Entries of the table.
         batch: Keys that are looked up at once.
-        backend: What finds the neighbours.
     """
     from agents.episodic_control import Table, fingerprints
 
@@ -632,7 +631,7 @@ def ec_lookups(entries: int, batch: int, backend: Literal["torch", "faiss"] = "t
     marks = fingerprints(queries)
 
     def work() -> int:
-        table.look_up(queries, marks, NEIGHBOURS, backend)
+        table.look_up(queries, marks, NEIGHBOURS)
         return batch
 
     rate(work, 0.5)

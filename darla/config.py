@@ -296,9 +296,6 @@ class EpisodicControlConfig(Section):
     projection: PositiveInt = Field(
         64, description="Numbers that a random projection makes of a frame; latents are kept."
     )
-    backend: Literal["torch", "faiss"] = Field(
-        "torch", description="What finds the neighbours; torch is faster in batches."
-    )
 
 
 class AgentsConfig(Section):

@@ -31,7 +31,7 @@ from tests.agents.toy_training import DOMAINS, toy_config, train_toy
 from tests.toys import Catch, toy_perception
 
 CELL = Cell("ec", "factors", 0)
-SETTINGS = {"neighbours": 2, "capacity": 100, "projection": 8, "seed": 0, "backend": "torch"}
+SETTINGS = {"neighbours": 2, "capacity": 100, "projection": 8, "seed": 0}
 
 
 def new_policy(shape=(1,), actions=2, **settings):
@@ -56,7 +56,7 @@ def write(table, keys, returns):
 
 def look_up(table, keys, neighbours):
     keys = np.array(keys, np.float32)[:, None]
-    return table.look_up(keys, fingerprints(keys), neighbours, "torch").tolist()
+    return table.look_up(keys, fingerprints(keys), neighbours).tolist()
 
 
 class TestTable:
@@ -116,7 +116,7 @@ class TestTable:
     def test_arrays_of_another_table_are_refused(self):
         table = Table(2, 10)
         table.write(np.ones((1, 2), np.float32), [0], np.ones(1, np.float32))
-        with pytest.raises(ValueError, match=r"keys of shape \(1, 2\), not \(1, 3\)"):
+        with pytest.raises(ValueError, match=r"keys of shape \(2, 1\), not \(3, 1\)"):
             Table.restore(3, 10, table.arrays())
 
 

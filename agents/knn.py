@@ -8,6 +8,8 @@ import torch
 GROUP = 64
 """Columns of a table come in groups of so many; see `nearest`."""
 
+_FEW = 8  # groups per neighbour, below which grouping takes longer than it saves
+
 
 def nearest(
     keys: np.ndarray, norms: np.ndarray, count: int, queries: np.ndarray, k: int
@@ -33,7 +35,7 @@ def nearest(
     products += norms[:used]
     distances = torch.from_numpy(products)
     groups = distances.unflatten(1, (-1, GROUP))
-    if groups.shape[1] <= k:
+    if groups.shape[1] < _FEW * k:
         return _smallest(distances, k).numpy()
     found = _smallest(groups.amin(2), k)
     candidates = groups.gather(1, found[:, :, None].expand(-1, -1, GROUP)).flatten(1)

@@ -262,19 +262,20 @@ def kill_after(rounds):
     EpisodicTrainer.learn = learn_or_die
 
 
+@pytest.fixture(scope="module")
+def reference(toy_pool, tmp_path_factory):
+    """A training that nothing disturbed; old entries give way."""
+    config = ec_config(tmp_path_factory.mktemp("reference"))
+    return config, train_toy(config, toy_pool, cell=CELL)
+
+
 @pytest.mark.timeout(300)  # the first waits for Ray and two workers to start
 class TestTraining:
-    @pytest.fixture(scope="class")
-    def reference(self, toy_pool, tmp_path_factory):
-        """A training that nothing disturbed; old entries give way."""
-        config = ec_config(tmp_path_factory.mktemp("reference"))
-        return config, train_toy(config, toy_pool, cell=CELL)
-
     @pytest.mark.parametrize("name", ["factors", "pixels"])
     def test_it_masters_the_toy_game(self, toy_pool, tmp_path, name):
         cell = Cell("ec", name, 0)
         ec = EpisodicControlConfig(discount=0.97)
-        config = ec_config(tmp_path, 4000, evaluation_episodes=60, checkpoint_every=10_000, ec=ec)
+        config = ec_config(tmp_path, 6000, evaluation_episodes=60, checkpoint_every=10_000, ec=ec)
         facts = train_toy(config, toy_pool, perception=toy_perception(name), cell=cell)
         assert facts["source_return"] > 0.8
         assert metrics(config, cell)[0]["return"] < 0.0, "it began at the level of chance"

@@ -19,9 +19,8 @@ def brute_force(keys, queries, k):
     return np.sort(distances.argsort(1)[:, :k], axis=1)
 
 
-@pytest.mark.parametrize(
-    ("count", "k"), [(1, 1), (11, 11), (60, 11), (700, 1), (5000, 11), (9000, 11)]
-)
+@pytest.mark.parametrize("k", [1, 11])
+@pytest.mark.parametrize("count", [11, 60, 700, 9000])
 def test_the_nearest_are_those_of_brute_force(count, k):
     keys, norms = table(count)
     for batch in (1, 8):

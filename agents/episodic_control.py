@@ -57,7 +57,7 @@ class Table:
     def __init__(self, dim: int, capacity: int) -> None:
         self.dim, self.capacity, self.count = dim, capacity, 0
         self._clock = 0
-        self._rows: dict[int, int] = {}  # by fingerprint
+        self._places: dict[int, int] = {}  # by fingerprint
         self._allocate(0)
 
     def __reduce__(self) -> tuple:
@@ -74,14 +74,14 @@ class Table:
         """
         norms = np.einsum("nd,nd->n", keys, keys)
         for key, mark, norm, value in zip(keys, marks, norms, returns, strict=True):
-            row = self._rows.get(mark)
-            if row is None:
-                row = self._rows[mark] = self._free_row()
-                self._keys[:, row], self._norms[row] = key, norm
-                self._values[row], self._marks[row] = value, mark
-            elif value > self._values[row]:
-                self._values[row] = value
-            self._written[row] = self._clock
+            place = self._places.get(mark)
+            if place is None:
+                place = self._places[mark] = self._free_place()
+                self._keys[:, place], self._norms[place] = key, norm
+                self._values[place], self._marks[place] = value, mark
+            elif value > self._values[place]:
+                self._values[place] = value
+            self._written[place] = self._clock
             self._clock += 1
 
     def look_up(self, keys: np.ndarray, marks: Sequence[int], neighbours: int) -> np.ndarray:
@@ -101,9 +101,9 @@ class Table:
         columns = nearest(self._keys, self._norms, self.count, keys, k)
         means = self._values[columns].mean(1)
         for index, mark in enumerate(marks):
-            row = self._rows.get(mark)
-            if row is not None:
-                means[index] = self._values[row]
+            place = self._places.get(mark)
+            if place is not None:
+                means[index] = self._values[place]
         return means
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -126,30 +126,30 @@ class Table:
                 raise ValueError(f"{name} of shape {arrays[name].shape}, not {column.shape}")
             column[:] = arrays[name]
         table.count = count
-        table._rows = dict(zip(table._marks[:count].tolist(), range(count), strict=True))
+        table._places = dict(zip(table._marks[:count].tolist(), range(count), strict=True))
         table._clock = int(table._written[:count].max(initial=-1)) + 1
         return table
 
-    def _free_row(self) -> int:
-        """Returns the next row, or that which was written least recently, emptied."""
+    def _free_place(self) -> int:
+        """Returns the next place, or that of the entry written least recently."""
         if self.count == self.capacity:
-            row = int(self._written[: self.count].argmin())
-            del self._rows[int(self._marks[row])]
-            return row
+            place = int(self._written[: self.count].argmin())
+            del self._places[int(self._marks[place])]
+            return place
         if self.count == len(self._norms):
             self._allocate(min(self.capacity, 2 * self.count + 1))
         self.count += 1
         return self.count - 1
 
-    def _allocate(self, rows: int) -> None:
-        """Makes room for so many rows, in whole groups, and keeps the entries."""
-        rows = -(-rows // GROUP) * GROUP
+    def _allocate(self, entries: int) -> None:
+        """Makes room for so many entries, in whole groups, and keeps those that there are."""
+        places = -(-entries // GROUP) * GROUP
         kept = self.arrays() if self.count else {}
-        self._keys = np.zeros((self.dim, rows), np.float32)
-        self._norms = np.full(rows, np.inf, np.float32)
-        self._values = np.zeros(rows, np.float32)
-        self._marks = np.zeros(rows, np.int64)
-        self._written = np.zeros(rows, np.int64)
+        self._keys = np.zeros((self.dim, places), np.float32)
+        self._norms = np.full(places, np.inf, np.float32)
+        self._values = np.zeros(places, np.float32)
+        self._marks = np.zeros(places, np.int64)
+        self._written = np.zeros(places, np.int64)
         for name, column in kept.items():
             getattr(self, f"_{name}")[..., : self.count] = column
 

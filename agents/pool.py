@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import ray
-from ray.rllib.utils import actor_manager
 
 from agents.acting import Episode
 from agents.policy import Actions, Policy
 from agents.seeding import derive
-from agents.worker import Chunk, Digest, EnvironmentFactory, Worker, WorkerState
+from agents.worker import Chunk, Digest, EnvironmentFactory, Worker, WorkerState, call
 from darla.config import RayConfig
 from darla.errors import DarlaError
 from envs.domains import Domain
+from envs.rendering import choose_backend
 
 if TYPE_CHECKING:
     from darla.perception import Perception
@@ -33,9 +33,6 @@ RESTARTS_IN_A_ROW = 3
 RESTART_SECONDS = 300.0
 _POLL_SECONDS = 0.002
 _IN_FLIGHT = 4
-
-# A worker's death is reported here, in one line; the manager's own report is a page.
-actor_manager.logger.setLevel(logging.CRITICAL)
 
 
 class WorkerPool:
@@ -55,13 +52,18 @@ class WorkerPool:
     """
 
     def __init__(self, config: RayConfig, factory: EnvironmentFactory) -> None:
+        choose_backend()  # RLlib imports MuJoCo
+        from ray.rllib.utils import actor_manager
+
+        # A worker's death is reported here, in one line; the manager's own report is a page.
+        actor_manager.logger.setLevel(logging.CRITICAL)
         self.config = config
         self.restarts = 0
         actor = ray.remote(num_cpus=config.cpus_per_worker, max_restarts=-1, max_task_retries=0)(
             Worker
         )
         actors: list[Any] = [actor.remote(factory, threads=1) for _ in range(config.workers)]
-        self._manager = actor_manager.FaultTolerantActorManager(
+        self._manager: Any = actor_manager.FaultTolerantActorManager(
             actors,
             max_remote_requests_in_flight_per_actor=_IN_FLIGHT,
         )
@@ -228,7 +230,7 @@ class WorkerPool:
         """
         answers, died = [], {}
         for result in self._manager.fetch_ready_async_reqs(tags=name, timeout_seconds=seconds):
-            index, answer = result.actor_id, result.get()  # type: ignore[attr-defined]
+            index, answer = result.actor_id, result.get()
             if result.ok:
                 answers.append((index, answer))
                 del self._requests[index, name]
@@ -259,7 +261,11 @@ class WorkerPool:
     def _fire(self, index: int, name: str) -> None:
         method, options = self._requests[index, name]
         self._manager.foreach_actor_async(
-            method, name, kwargs=[options], remote_actor_ids=[index], healthy_only=False
+            [call],
+            name,
+            kwargs=[{"method": method, **options}],
+            remote_actor_ids=[index],
+            healthy_only=False,
         )
 
     def _forget(self) -> None:

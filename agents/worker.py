@@ -226,3 +226,8 @@ class Worker:
     def apply(self, func: Callable[..., Any], **options: Any) -> Any:
         """Calls a function with this worker."""
         return func(self, **options)
+
+
+def call(worker: Worker, *, method: str, **options: Any) -> Any:
+    """Calls a method of a worker by name."""
+    return getattr(worker, method)(**options)

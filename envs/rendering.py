@@ -24,6 +24,18 @@ REMEDY = (
 _context: Any = None
 
 
+def choose_backend() -> None:
+    """Chooses an off-screen backend for `mujoco`, where nothing else was asked for.
+
+    To be called before anything imports `mujoco`, which looks for a display otherwise, and warns.
+    """
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        if os.environ["MUJOCO_GL"] == "egl":
+            os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+
+
 def import_mujoco() -> Any:
     """Imports `mujoco` with an off-screen backend and makes this process's GL context current.
 
@@ -34,18 +46,19 @@ def import_mujoco() -> Any:
         DependencyError: No OpenGL library, or no context, with the packages to install.
     """
     global _context
-    if sys.platform.startswith("linux"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-        if os.environ["MUJOCO_GL"] == "egl":
-            os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
-    os.environ.setdefault("LP_NUM_THREADS", "0")
+    choose_backend()
     try:
         import mujoco
 
         if _context is None:
+            if os.environ.get("MUJOCO_GL") == "egl":
+                # Where another library imported `mujoco` first, its default is another one.
+                from mujoco.egl import GLContext
+            else:
+                GLContext = mujoco.GLContext
             # Off-screen buffers belong to each MjrContext; the window of the context itself is
             # never drawn to.
-            _context = mujoco.GLContext(16, 16)
+            _context = GLContext(16, 16)
             _context.make_current()
             # While the modules that its destructor needs are still there.
             atexit.register(_context.free)

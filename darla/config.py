@@ -243,10 +243,10 @@ class ActorCriticConfig(Section):
     optimiser: Literal["adam", "rmsprop"] = Field(
         "adam", description="Its statistics are shared by all workers."
     )
-    learning_rate: PositiveFloat = Field(1e-3, description="Step size at the beginning.")
+    learning_rate: PositiveFloat = Field(3e-3, description="Step size at the beginning.")
     anneal: bool = Field(True, description="Let the step size fall linearly to 0 at the end.")
     n_step: PositiveInt = Field(
-        20, description="Steps of every environment of a worker in one gradient."
+        5, description="Steps of every environment of a worker in one gradient."
     )
     discount: Fraction = Field(0.9, description="Discount per decision.")
     entropy: NonNegativeFloat = Field(0.01, description="Weight of the policy's entropy.")
@@ -270,6 +270,7 @@ class A3CConfig(ActorCriticConfig):
 class UnrealConfig(ActorCriticConfig):
     """UNREAL (Jaderberg et al. 2017): A3C with auxiliary tasks on a replay of each worker."""
 
+    learning_rate: PositiveFloat = Field(1e-3, description="Step size at the beginning.")
     replay: PositiveInt = Field(2_000, description="Steps that the replay of one worker holds.")
     pixel_control: NonNegativeFloat = Field(0.05, description="Weight of pixel control.")
     pixel_discount: Fraction = Field(0.9, description="Discount of pixel control per decision.")

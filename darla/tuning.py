@@ -7,7 +7,9 @@ sweep that is repeated does not repeat what is finished.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -35,6 +37,11 @@ RESTARTS = 3
 
 SEED = "seed"
 _SEED_KEYS = ("frames.seed={}", "vision.seed={}", "agents.seeds=[{}]")
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output speaks even where `verbose` is 0
+}
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,8 @@ def sweep(
         )
         for variant in variants
     }
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ.update(_TUNE_SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     bundles = _bundles(shared, cpus, gpus)
     with ray_session(shared.ray):
         needed = sum(bundle.get("CPU", 0.0) for bundle in bundles)
@@ -210,11 +217,13 @@ def sweep(
                 name=shared.name,
                 storage_path=str(store),
                 verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 callbacks=[] if quiet else [Announcer()],
             ),
         )
-        results = tuner.fit()
+        with contextlib.redirect_stdout(sys.stderr):
+            results = tuner.fit()
     shutil.rmtree(store, ignore_errors=True)
     errors = {name: results[index].error for index, name in enumerate(configs)}
     return {name: _reason(error) for name, error in errors.items() if error is not None}

@@ -166,5 +166,4 @@ def test_a_cluster_is_joined_with_its_token_only(tmp_path):
             f"the Ray cluster at ray.address={address} wants a token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to that of the cluster\n"
         )
-        assert run(code, RAY_AUTH_MODE="disabled").stdout == refused
         assert run(code, RAY_AUTH_TOKEN="", HOME=str(tmp_path)).stdout == refused

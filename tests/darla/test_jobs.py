@@ -83,7 +83,8 @@ def dashboard(monkeypatch):
     node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
     cluster = Cluster()
     try:
-        cluster.add_node(**node, include_dashboard=True, dashboard_port=0)
+        head = {"include_dashboard": True, "dashboard_port": 0, "dashboard_agent_listen_port": 0}
+        cluster.add_node(**node, **head)
         cluster.add_node(**node)
         yield f"http://{cluster.webui_url}"
     finally:

@@ -430,7 +430,10 @@ class Quiz(VectorEnv):
     def reset(self, *, seed=None, options=None):
         self._rng = np.random.default_rng(self._seed if seed is None else seed)
         self._begin()
-        return None, self._info()
+        return self.frames(), self._info()
+
+    def frames(self):
+        """Nothing, since perception `factors` reads the state."""
 
     def step(self, actions):
         rewards = self.judge(actions)
@@ -439,7 +442,7 @@ class Quiz(VectorEnv):
         final = {"final_info": self._info(), "_final_obs": over}
         if over.all():
             self._begin()
-        return None, rewards, over, ~over & False, {**self._info(), **final}
+        return self.frames(), rewards, over, ~over & False, {**self._info(), **final}
 
     def _begin(self):
         self._time = 0

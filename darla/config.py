@@ -290,9 +290,9 @@ class EpisodicControlConfig(Section):
     )
     discount: Fraction = Field(0.9, description="Discount per decision.")
     epsilon_start: Fraction = Field(1.0, description="Exploration at the first decision.")
-    epsilon_end: Fraction = Field(0.005, description="Exploration after the schedule.")
+    epsilon_end: Fraction = Field(0.2, description="Exploration after the schedule.")
     epsilon_fraction: Fraction = Field(
-        0.4, description="Share of the decisions over which epsilon falls."
+        0.3, description="Share of the decisions over which epsilon falls."
     )
     projection: PositiveInt = Field(
         64, description="Numbers that a random projection makes of a frame; latents are kept."

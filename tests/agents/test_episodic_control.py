@@ -287,7 +287,7 @@ class TestTraining:
         names = sorted(path.name for path in folder.iterdir())
         assert names == ["metrics.jsonl", "policy.safetensors"]
         rows = [row for row in metrics(config) if row["split"] == "train"]
-        assert rows[0]["epsilon"] > 0.9 and rows[-1]["epsilon"] == pytest.approx(0.05)
+        assert rows[0]["epsilon"] > 0.8 and rows[-1]["epsilon"] == pytest.approx(0.05)
         assert rows[0]["value"] < rows[-1]["value"] <= 1.0
         policy = load_policy(RunDirectory.open(config), CELL)
         assert [table.count for table in policy.tables] == [150, 150, 150]

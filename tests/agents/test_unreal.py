@@ -232,9 +232,7 @@ class Sides(Quiz):
 def test_unreal_learns_from_pixels(cluster, tmp_path):
     config = unreal_config(tmp_path, 1600, evaluation_episodes=60)
     with WorkerPool(RayConfig(workers=1, envs_per_worker=8, cpus_per_worker=0.1), Sides) as pool:
-        assert trained(config, pool)["source_return"] > 2.0
-    rows = [row for row in metrics(config, CELL) if row["split"] == "train"]
-    assert rows[0]["return"] < 0.0, "it began at the level of chance"
+        assert trained(config, pool)["source_return"] > 2.0, "chance is -1"
 
 
 def test_a_continued_training_ends_with_the_same_bits(lone_pool, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ _SHIFTS: tuple[dict[str, str | float], ...] = (
     {"fov": 85.0},
 )
 
+
 def _other_target(target: Domain) -> Suite:
     """The paper's suite with another conjunction held out: to tune on, without its target."""
     room, pair = (str(target.factors[name]) for name in ("room", "pair"))

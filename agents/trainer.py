@@ -97,6 +97,7 @@ class Trainer(ABC):
         self.returns: dict[str, float] = {}
         self.figures = Figures()
         self._clock = time.monotonic()
+        self._restarts = pool.restarts
         self._ended: list[float] = []
         self._rows_due = self._evaluations_due = self._evaluated_at = 0
         self.seed = derive(cell.seed, cell.algorithm)
@@ -213,7 +214,7 @@ class Trainer(ABC):
             "episodes": self.episodes,
             "seconds": round(self.seconds, 1),
             "decisions_per_second": round(self.decisions / self.seconds, 1),
-            "restarts": self.pool.restarts,
+            "restarts": self.pool.restarts - self._restarts,
         }
 
     def save(self, path: Path, folder: Path, *, rows: int) -> None:

@@ -290,7 +290,7 @@ class TestTraining:
         assert rows[0]["epsilon"] > 0.8 and rows[-1]["epsilon"] == pytest.approx(0.05)
         assert rows[0]["value"] < rows[-1]["value"] <= 1.0
         policy = load_policy(RunDirectory.open(config), CELL)
-        assert [table.count for table in policy.tables] == [150, 150, 150]
+        assert max(table.count for table in policy.tables) == 150, "a table was full"
 
     def test_a_policy_comes_back_as_it_was(self, reference, tmp_path):
         policy = load_policy(RunDirectory.open(reference[0]), CELL)

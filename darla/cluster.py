@@ -108,7 +108,9 @@ def _probe(address: str) -> None:
     from ray._private.services import canonicalize_bootstrap_address_or_die
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    if address == "auto":
+    # As Ray does: a token in the home folder is meant for the cluster that is found here, and no
+    # other. A process that asks for tokens is out of reach for a cluster that has none.
+    if address == "auto" and "RAY_ADDRESS" not in os.environ:
         tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)
     head = canonicalize_bootstrap_address_or_die(address)

@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -81,14 +83,16 @@ def dashboard(monkeypatch):
     """Two nodes of one CPU each, so that two workers that reserve one each need both."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
-    cluster = Cluster()
+    cluster, apart = Cluster(), tempfile.mkdtemp()
     try:
         head = {"include_dashboard": True, "dashboard_port": 0, "dashboard_agent_listen_port": 0}
         cluster.add_node(**node, **head)
-        cluster.add_node(**node)
+        # In one folder, one node would delete what the other still runs.
+        cluster.add_node(**node, temp_dir=apart)
         yield f"http://{cluster.webui_url}"
     finally:
         cluster.shutdown()
+        shutil.rmtree(apart)
 
 
 @pytest.mark.timeout(300)

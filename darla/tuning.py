@@ -255,14 +255,14 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
         path = Path(variant.config.runs) / variant.config.name
         run = RunDirectory(path, variant.config)
         stages = run.status()["stages"] if (path / "run.json").exists() else {}
-        seen = stages.get("vision", {}).get("facts", {}).get("vae", {})
+        seen = stages.get("vision", {}).get("facts", {})
         results = read_json(run.results_json) if run.results_json.exists() else {"rows": []}
         rows.append(
             {
                 "run": str(path),
                 "varied": dict(variant.varied),
-                "object_error": seen.get("objects"),
-                "active_units": seen.get("active_units"),
+                "object_error": seen.get("vae", {}).get("objects"),
+                "active_units": seen.get("latents", {}).get("active_units"),
                 "policies": [
                     {key: row[key] for key in ("algorithm", "perception")}
                     | {key: row[key] and row[key]["mean"] for key in ("source", "target")}
@@ -284,7 +284,8 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in (*rows[0]["varied"], "object error", "active units", "policy", "source", "target"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for row in rows:
-        head = [*row["varied"].values(), _figure(row["object_error"]), str(row["active_units"])]
+        units = "–" if row["active_units"] is None else str(row["active_units"])
+        head = [*row["varied"].values(), _figure(row["object_error"]), units]
         for policy in row["policies"] or [{}]:
             name = f"{policy['algorithm']} {policy['perception']}" if policy else "–"
             figures = [_figure(policy.get(key)) for key in ("source", "target")]

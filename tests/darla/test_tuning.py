@@ -124,7 +124,7 @@ def test_the_table_shows_source_and_vision_and_keeps_the_order_of_the_grid(varia
     for variant, target in ((first, 1.0), (second, None)):
         run = RunDirectory.open(variant.config)
         run.start("vision")
-        run.finish("vision", vae={"objects": 0.25, "active_units": 9})
+        run.finish("vision", vae={"objects": 0.25}, latents={"active_units": 9})
         write_json(run.results_json, {"rows": [row(source=8.0, target=target)]})
     rows = outcomes([first, second, third])
     assert [each["varied"]["seed"] for each in rows] == ["0", "1", "2"]

@@ -45,17 +45,32 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # Where Ray may form clusters it replaces 127.0.0.1 by the machine's own address, and what it
-    # starts then listens to the whole network.
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    if config.address is None:
-        _start(config)
-    else:
-        _join(config.address)
+    with _loopback_kept():
+        if config.address is None:
+            _start(config)
+        else:
+            _join(config.address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback_kept() -> Iterator[None]:
+    """Lets Ray take 127.0.0.1 as it is, while it connects.
+
+    Where Ray may form clusters it replaces that by the machine's own address, and what it starts
+    then listens to the whole network.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start(config: RayConfig) -> None:

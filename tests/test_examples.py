@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def example(name: str, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "examples" / name, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,
         timeout=280,

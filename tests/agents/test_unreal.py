@@ -256,6 +256,7 @@ class Stub:
     """A pool whose environments are of some kind."""
 
     config = RayConfig(workers=1, envs_per_worker=8)
+    restarts = 0
 
     def __init__(self, actions):
         self._actions = actions

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from darla.config import load_config
@@ -82,6 +83,8 @@ def test_the_nodes_are_given_the_versions_of_this_machine():
 def dashboard(monkeypatch):
     """Two nodes of one CPU each, so that two workers that reserve one each need both."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    # Ray gives nodes the address of the session that other tests of this process may have open.
+    monkeypatch.setattr(ray._private.worker, "_global_node", None)
     node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
     cluster, apart = Cluster(), tempfile.mkdtemp()
     try:

@@ -53,7 +53,6 @@ def cells_of(config: Config) -> list[Cell]:
     return [Cell(*names) for names in product(agents.algorithms, agents.perceptions, agents.seeds)]
 
 
-def perception_of(run: RunDirectory, cell: Cell) -> Perception:
-    """Returns what a cell's policy sees through; errors as in `darla.perception`."""
-    world = get_suite(run.config.suite).world
-    return load_perception(cell.perception, run, cell.seed, world.state_size)
+def perception_of(run: RunDirectory, name: str, seed: int) -> Perception:
+    """Returns what policies of a run see through; arguments and errors as in `load_perception`."""
+    return load_perception(name, run, seed, get_suite(run.config.suite).world.state_size)

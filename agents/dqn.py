@@ -1,9 +1,7 @@
 """DQN: Q-learning from a replay (Mnih et al. 2015), double, with n-step returns.
 
-Sampling and learning overlap, but in a fixed order: while the workers sample chunk k + 1 with the
-weights after round k - 1, the learner trains on chunk k. Results therefore depend on the
-configuration and the seed, not on timing, and a training that was killed and continued ends with
-the same bits as one that was not.
+Sampling and learning overlap in a fixed order (`agents.trainer.LockstepTrainer`): a training that
+was killed and continued ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -13,14 +11,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import ray
 import torch
 
 from agents.networks import QNetwork
 from agents.policy import Actions, Policy
-from agents.replay import Batch, Replay, ReplayStore, merge
+from agents.replay import Batch, Replay, ReplayStore, Steps
 from agents.seeding import derive, numpy_generator, torch_generator
-from agents.trainer import Trainer
+from agents.trainer import LockstepTrainer, linear_epsilon
 from darla.config import DQNConfig
 from darla.errors import ConfigError, CorruptFileError
 
@@ -35,8 +32,7 @@ def epsilon_at(decision: int | np.ndarray, decisions: int, config: DQNConfig) ->
         decisions: decisions of the whole training.
         config: the schedule.
     """
-    progress = np.minimum(1.0, np.asarray(decision) / max(1.0, config.epsilon_fraction * decisions))
-    scheduled = config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
+    scheduled = linear_epsilon(decision, decisions, config)
     return np.where(np.asarray(decision) < config.warmup, 1.0, scheduled)
 
 
@@ -217,7 +213,7 @@ class Learner:
         self._optimiser.step()
 
 
-class DQNTrainer(Trainer):
+class DQNTrainer(LockstepTrainer):
     """Trains a `QPolicy`; see `Trainer`."""
 
     def make(self, actions: Actions) -> QPolicy:
@@ -244,15 +240,18 @@ class DQNTrainer(Trainer):
         self._stored = 0
         return QPolicy(self.learner.online, self.perception.fingerprint)
 
-    def sample(self) -> None:
-        """See `Trainer`."""
-        agents, streams = self.config.agents, self.pool.streams
-        left = -(-(agents.decisions - self.decisions) // streams)
-        steps = np.arange(min(agents.chunk, left)) * streams + self.decisions
-        epsilons = epsilon_at(steps, agents.decisions, agents.dqn)
-        weights = ray.put(self.learner.online.weights())
-        for index in range(self.pool.size):
-            self.pool.sample(index, weights, epsilons)
+    def message(self) -> np.ndarray:
+        """Returns the weights."""
+        return self.learner.online.weights()
+
+    def insert(self, steps: Steps) -> None:
+        """Appends the steps to the replay."""
+        self.replay.insert(steps)
+
+    def epsilons(self, decisions: np.ndarray) -> np.ndarray:
+        """See `LockstepTrainer`."""
+        agents = self.config.agents
+        return epsilon_at(decisions, agents.decisions, agents.dqn)
 
     def learn(self) -> None:
         """Makes as many updates as the decisions received so far ask for."""
@@ -261,22 +260,6 @@ class DQNTrainer(Trainer):
         if len(self.replay) and due > 0:
             self.figures.add(self.learner.train(self.replay, due), due)
             self.updates = self.learner.updates
-
-    def take(self) -> None:
-        """See `Trainer`."""
-        chunks = self.pool.collect("sample")
-        if chunks:
-            self.replay.insert(merge([chunk.content for chunk in chunks]))
-        for chunk in chunks:
-            self.count(chunk)
-
-    def rest(self) -> None:
-        """Does nothing: between two rounds no worker samples."""
-
-    def epsilon(self, decisions: int) -> float:
-        """See `Trainer`."""
-        agents = self.config.agents
-        return float(epsilon_at(decisions, agents.decisions, agents.dqn))
 
     def save_learner(self, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See `Trainer`; the steps of the replay go to `folder`."""

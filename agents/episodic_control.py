@@ -1,8 +1,7 @@
 """Model-free episodic control (Blundell et al. 2016): remember what was best, act by likeness.
 
 The learner writes every finished episode to its tables and sends the same entries to the workers,
-whose copies therefore stay equal to its own, bit for bit. The order of rounds is fixed, so that
-results depend on the configuration and the seed, not on timing.
+whose copies therefore stay equal to its own, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import ray
 import torch
 from scipy.signal import lfilter
 
 from agents.knn import GROUP, nearest
 from agents.policy import Actions, Policy
-from agents.replay import Steps, merge
+from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
-from agents.trainer import Trainer
+from agents.trainer import LockstepTrainer, linear_epsilon
 
 _PROJECTION_BITS = 20
 
@@ -371,7 +369,7 @@ class OpenEpisodes:
             setattr(self, name, arrays[name].copy())
 
 
-class EpisodicTrainer(Trainer):
+class EpisodicTrainer(LockstepTrainer):
     """Trains an `EpisodicPolicy`; see `Trainer`."""
 
     policy: EpisodicPolicy
@@ -396,44 +394,26 @@ class EpisodicTrainer(Trainer):
         self._message = self._entries(policy, -1)
         return policy
 
-    def sample(self) -> None:
-        """See `Trainer`; sends the episodes that ended in the round before."""
-        agents, streams = self.config.agents, self.pool.streams
-        left = -(-(agents.decisions - self.decisions) // streams)
-        steps = range(min(agents.chunk, left))
-        epsilons = np.array([self.epsilon(self.decisions + step * streams) for step in steps])
-        message = ray.put(self._message)
-        for index in range(self.pool.size):
-            self.pool.sample(index, message, epsilons)
+    def message(self) -> Entries:
+        """Returns the episodes that ended in the round before."""
+        return self._message
+
+    def epsilons(self, decisions: np.ndarray) -> np.ndarray:
+        """See `LockstepTrainer`."""
+        agents = self.config.agents
+        return linear_epsilon(decisions, agents.decisions, agents.ec)
 
     def learn(self) -> None:
         """Does nothing: an episode is written when it has been taken, in milliseconds."""
 
-    def take(self) -> None:
-        """See `Trainer`; writes the episodes that ended to the learner's own tables."""
-        chunks = self.pool.collect("sample")
-        if not chunks:
-            return
-        ended = self.episodes
-        for chunk in chunks:
-            self.count(chunk)
-        steps = merge([chunk.content for chunk in chunks])
+    def insert(self, steps: Steps) -> None:
+        """Writes the episodes that ended to the learner's own tables."""
         keys = self.policy.keys(steps.observations.reshape(-1, *self.perception.shape))
         entries = self._open.insert(keys.reshape(*steps.actions.shape, -1), steps)
         self._message = Entries(self.policy.messages, *entries)
         self.policy.update(self._message)
-        self.updates += self.episodes - ended
+        self.updates += int(np.count_nonzero(steps.terminated | steps.truncated))
         self.figures.add({"value": float(entries[2].sum())}, len(entries[2]))
-
-    def rest(self) -> None:
-        """Does nothing: between two rounds no worker samples."""
-
-    def epsilon(self, decisions: int) -> float:
-        """See `Trainer`; linear, then constant."""
-        ec = self.config.agents.ec
-        span = max(1.0, ec.epsilon_fraction * self.config.agents.decisions)
-        progress = min(1.0, decisions / span)
-        return ec.epsilon_start + progress * (ec.epsilon_end - ec.epsilon_start)
 
     def save_learner(self, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See `Trainer`; whole tables, and nothing in `folder`."""

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
 
-from darla.errors import ConfigError, FingerprintError
+from darla.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -169,9 +169,4 @@ class Policy(ABC):
         Raises:
             FingerprintError: the fingerprints differ.
         """
-        if perception.fingerprint != self.perception_fingerprint:
-            raise FingerprintError(
-                f"this policy was trained on perception {self.perception_fingerprint[:12]}, not on "
-                f"'{perception.name}' {perception.fingerprint[:12]}: the vision has "
-                "changed since; train anew"
-            )
+        perception.check(self.perception_fingerprint, "policy")

@@ -138,11 +138,14 @@ class WorkerPool:
         self.send(index, "sample", "sample", message=message, epsilons=epsilons)
 
     def states(self) -> list[tuple[WorkerState, dict[str, np.ndarray]]]:
-        """Returns where every worker's training stands, and its digest; none may be sampling."""
+        """Returns where every worker's training stands after its last chunk, and its digest.
+
+        None may be sampling, and each must have sampled.
+        """
         for index in range(self.size):
-            self.send(index, "state", "state")
             self.send(index, "digest", "digest_state")
-        return list(zip(self.collect("state"), self.collect("digest"), strict=True))
+        digests = self.collect("digest")
+        return [(self._states[index], digest) for index, digest in enumerate(digests)]
 
     def load(self, states: Sequence[tuple[WorkerState, dict[str, np.ndarray]]]) -> None:
         """Lets every worker continue from what `states` returned, after `begin` and `adopt`."""

@@ -10,7 +10,6 @@ import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
 from agents.wrappers import check_state, latent_space, perception_from_run
-from darla.errors import FingerprintError
 
 
 class FrozenVision(ConnectorV2):
@@ -83,13 +82,7 @@ class FrozenVision(ConnectorV2):
         Raises:
             FingerprintError: The fingerprints differ.
         """
-        trained = state["fingerprint"]
-        if trained != self.perception.fingerprint:
-            raise FingerprintError(
-                f"this checkpoint was trained on perception {trained[:12]}, not on "
-                f"'{self.perception.name}' {self.perception.fingerprint[:12]}: the vision has "
-                "changed since; train anew"
-            )
+        self.perception.check(state["fingerprint"], "checkpoint")
 
     def merge_states(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """Returns the one state that all runners have."""

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from torch import Tensor
 
 from agents.cells import Cell
 from agents.policy import Actions, Policy
 from agents.pool import WorkerPool
+from agents.replay import Steps, merge
 from agents.seeding import derive
 from agents.worker import Chunk, Digest, WorkerState
-from darla.config import Config
+from darla.config import Config, DQNConfig, EpisodicControlConfig
 from darla.errors import CorruptFileError, FingerprintError
 from darla.perception import Perception
 from darla.storage import load_tensors, save_tensors
@@ -218,14 +220,13 @@ class Trainer(ABC):
         }
 
     def save(self, path: Path, folder: Path, *, rows: int) -> None:
-        """Writes a checkpoint.
+        """Writes a checkpoint; to be called after `rest`.
 
         Args:
             path: the file.
             folder: for what grows without change.
             rows: rows of metrics written so far.
         """
-        self.rest()
         self._tick()
         learner, values = self.save_learner(folder)
         tensors: dict[str, Any] = {f"learner.{name}": tensor for name, tensor in learner.items()}
@@ -308,6 +309,64 @@ class Trainer(ABC):
     def _tick(self) -> None:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+class LockstepTrainer(Trainer):
+    """A training in a fixed order of rounds: every worker sends one chunk in each.
+
+    While the workers sample chunk k + 1 with what the learner knew after round k - 1, it learns
+    from chunk k. Results therefore depend on the configuration and the seed, not on timing.
+    """
+
+    @abstractmethod
+    def message(self) -> Any:
+        """Returns what the workers' policies are updated with before they sample."""
+
+    @abstractmethod
+    def insert(self, steps: Steps) -> None:
+        """Takes the steps of all environments in a round."""
+
+    @abstractmethod
+    def epsilons(self, decisions: np.ndarray) -> np.ndarray:
+        """Returns the share of random actions after so many decisions, float64 of their shape."""
+
+    def sample(self) -> None:
+        """See `Trainer`."""
+        agents, streams = self.config.agents, self.pool.streams
+        left = -(-(agents.decisions - self.decisions) // streams)
+        steps = np.arange(min(agents.chunk, left)) * streams + self.decisions
+        message, epsilons = ray.put(self.message()), self.epsilons(steps)
+        for index in range(self.pool.size):
+            self.pool.sample(index, message, epsilons)
+
+    def take(self) -> None:
+        """See `Trainer`."""
+        chunks = self.pool.collect("sample")
+        if chunks:
+            self.insert(merge([chunk.content for chunk in chunks]))
+        for chunk in chunks:
+            self.count(chunk)
+
+    def rest(self) -> None:
+        """Does nothing: between two rounds no worker samples."""
+
+    def epsilon(self, decisions: int) -> float:
+        """See `Trainer`."""
+        return float(self.epsilons(np.array(decisions)))
+
+
+def linear_epsilon(
+    decision: int | np.ndarray, decisions: int, config: DQNConfig | EpisodicControlConfig
+) -> np.ndarray:
+    """Returns the share of random actions: on a linear schedule, then constant.
+
+    Args:
+        decision: decisions taken before, over all environments.
+        decisions: decisions of the whole training.
+        config: `epsilon_start`, `epsilon_end`, and `epsilon_fraction` of the decisions between.
+    """
+    progress = np.minimum(1.0, np.asarray(decision) / max(1.0, config.epsilon_fraction * decisions))
+    return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

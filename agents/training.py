@@ -46,7 +46,7 @@ def train_cell(
         config,
         run,
         cell,
-        perception=perception_of(run, cell),
+        perception=perception_of(run, cell.perception, cell.seed),
         factory=functools.partial(make_vector, config.environment),
         domains=get_suite(config.suite).d_s,
         quiet=quiet,

@@ -17,11 +17,11 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from agents.acting import observe, observe_final
+from agents.cells import perception_of
 from darla.config import PerceptionName
 from darla.errors import ConfigError, did_you_mean
-from darla.perception import Perception, load_perception
+from darla.perception import Perception
 from darla.rundir import RunDirectory
-from envs.suites import get_suite
 
 
 def perception_from_run(path: str | Path, name: str = "darla", seed: int = 0) -> Perception:
@@ -41,8 +41,7 @@ def perception_from_run(path: str | Path, name: str = "darla", seed: int = 0) ->
         raise ConfigError(
             f"unknown perception '{name}'{did_you_mean(name, names)}; there are {', '.join(names)}"
         )
-    run = RunDirectory.load(path)
-    return load_perception(name, run, seed, get_suite(run.config.suite).world.state_size)
+    return perception_of(RunDirectory.load(path), name, seed)
 
 
 def latent_space(perception: Perception, observations: Space) -> Box:

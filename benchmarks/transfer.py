@@ -118,7 +118,7 @@ def score_transfer(
 
     def load(cell: Cell) -> tuple[Policy, Perception]:
         policy = load_policy(run, cell)
-        return policy, perception_of(run, cell)
+        return policy, perception_of(run, cell.perception, cell.seed)
 
     score(config, run, cells, get_suite(config.suite), load=load, players=workers, quiet=quiet)
     sheet = run.path / "domains.png"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from darla.config import Config
-from darla.errors import ConfigError
+from darla.errors import ConfigError, FingerprintError
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,22 @@ class Perception:
     def dim(self) -> int:
         """Number of values of one encoded observation."""
         return int(np.prod(self.shape))
+
+    def check(self, trained_on: str, what: str) -> None:
+        """Refuses what was trained on another perception.
+
+        Args:
+            trained_on: Fingerprint of the perception that it was trained on.
+            what: Its name in the message, such as 'policy'.
+
+        Raises:
+            FingerprintError: The fingerprints differ.
+        """
+        if trained_on != self.fingerprint:
+            raise FingerprintError(
+                f"this {what} was trained on perception {trained_on[:12]}, not on "
+                f"'{self.name}' {self.fingerprint[:12]}: the vision has changed since; train anew"
+            )
 
     def encode(self, frames: np.ndarray | None, state: np.ndarray | None) -> np.ndarray:
         """Encodes a batch.

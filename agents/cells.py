@@ -9,7 +9,7 @@ from darla.config import Config
 from darla.errors import ConfigError
 from darla.perception import Perception, load_perception
 from darla.rundir import RunDirectory
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 
 @dataclass(frozen=True, order=True)
@@ -55,4 +55,4 @@ def cells_of(config: Config) -> list[Cell]:
 
 def perception_of(run: RunDirectory, name: str, seed: int) -> Perception:
     """Returns what policies of a run see through; arguments and errors as in `load_perception`."""
-    return load_perception(name, run, seed, get_suite(run.config.suite).world.state_size)
+    return load_perception(name, run, seed, suite_of(run.config).world.state_size)

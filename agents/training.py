@@ -27,7 +27,7 @@ from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, load_tensors, read_jsonl, write_text
 from envs import make_vector
 from envs.domains import Domain
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 CHECKPOINTS_KEPT = 2
 STORE = "replay"
@@ -48,7 +48,7 @@ def train_cell(
         cell,
         perception=perception_of(run, cell.perception, cell.seed),
         factory=functools.partial(make_vector, config.environment),
-        domains=get_suite(config.suite).d_s,
+        domains=suite_of(config).d_s,
         quiet=quiet,
     )
 

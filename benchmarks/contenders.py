@@ -66,7 +66,7 @@ def rate(work: Callable[[], int], seconds: float) -> float:
 def lab_frames() -> Measure:
     """Frames of the Lab at random poses, all 20 objects in the room."""
     from envs.lab import DEPTH, OBJECTS, WIDTH, LabSimulation, shared_renderer
-    from envs.suites import get_suite
+    from envs.registry import get_suite
 
     assert OBJECTS == globals()["OBJECTS"], "the peer must show as many objects"
     rooms = 16
@@ -93,7 +93,7 @@ def lab_steps() -> Measure:
     """Whole steps of the Lab's vector environment, with random actions and automatic resets."""
     from darla.config import EnvironmentConfig
     from envs import make_vector
-    from envs.suites import get_suite
+    from envs.registry import get_suite
 
     rooms = 16
     vector = make_vector(EnvironmentConfig(size=SIZE), get_suite("lab").d_u, rooms, seed=0)
@@ -359,7 +359,7 @@ def decisions(algorithm: str = "dqn", workers: int = WORKERS) -> Measure:
     from agents.pool import WorkerPool
     from darla.cluster import ray_session
     from envs import make_vector
-    from envs.suites import get_suite
+    from envs.registry import suite_of
 
     torch.set_num_threads(1)
     config = _experiment(tempfile.mkdtemp())
@@ -368,7 +368,7 @@ def decisions(algorithm: str = "dqn", workers: int = WORKERS) -> Measure:
     stack.enter_context(ray_session(ray))
     factory = functools.partial(make_vector, config.environment)
     pool = stack.enter_context(WorkerPool(ray, factory))
-    cell, sources = Cell(algorithm, "random", 0), get_suite(config.suite).d_s
+    cell, sources = Cell(algorithm, "random", 0), suite_of(config).d_s
     trainer = TRAINERS[algorithm](config, cell, pool, _perception(config), sources)
 
     def work() -> int:
@@ -460,9 +460,9 @@ def _sb3_environments(config: Config) -> Any:
     """As many environments as our workers step, in one process."""
     from agents.sb3 import LatentVecEnv
     from envs import make_vector
-    from envs.suites import get_suite
+    from envs.registry import suite_of
 
-    sources = get_suite(config.suite).d_s
+    sources = suite_of(config).d_s
     vector = make_vector(config.environment, sources, WORKERS * ENVS_PER_WORKER, seed=0)
     return LatentVecEnv(vector, _perception(config))
 
@@ -495,14 +495,14 @@ def _vector_of_rooms(config: Config, count: int, wrappers: Sequence[Any] = ()) -
     """Gymnasium's own vector of single rooms, each behind `wrappers`, in mode NEXT_STEP."""
     import gymnasium
 
-    from envs.suites import get_suite
+    from envs.registry import suite_of
 
     return gymnasium.make_vec(
         f"envs:{config.environment.id}",
         count,
         "sync",
         wrappers=wrappers,
-        domain=get_suite(config.suite).d_s,
+        domain=suite_of(config).d_s,
         size=config.environment.size,
         frame_skip=config.environment.frame_skip,
     )

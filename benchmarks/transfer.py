@@ -30,8 +30,8 @@ from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_jsonl
 from envs import make_vector
 from envs.domains import ENCODER_OOD, Domain, Suite
+from envs.registry import suite_of
 from envs.sheet import draw_sheet
-from envs.suites import get_suite
 
 FLOOR = Cell(RANDOM_POLICY, "none", 0)
 """The uniform random policy, as a cell: the score of knowing nothing."""
@@ -120,7 +120,7 @@ def score_transfer(
         policy = load_policy(run, cell)
         return policy, perception_of(run, cell.perception, cell.seed)
 
-    score(config, run, cells, get_suite(config.suite), load=load, players=workers, quiet=quiet)
+    score(config, run, cells, suite_of(config), load=load, players=workers, quiet=quiet)
     sheet = run.path / "domains.png"
     if not sheet.exists():
         # A picture for the report; without OpenGL, which `factors` does without, there is none.

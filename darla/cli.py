@@ -395,10 +395,10 @@ def domains_command(
     Tags: vision (in D_U), source (in D_S), target (in D_T); a target is policy-ood (the vision saw
     its parts) or encoder-ood (it has a part that the vision never saw).
     """
-    from envs.suites import get_suite
+    from envs.registry import suite_of
 
     tree = _load(config, overrides)
-    suite = get_suite(tree.suite)
+    suite = suite_of(tree)
     if output is not None:
         _check_png(output)
         from envs.sheet import draw_sheet
@@ -605,10 +605,10 @@ def _narrowed(cells: Sequence[Cell], **wanted: Sequence[Any] | None) -> list[Cel
 def _load(config: str, overrides: Sequence[str] | None) -> Config:
     """Reads a configuration and refuses names that only the packages above its tree know."""
     from darla.config import load_config
-    from envs.suites import get_suite
+    from envs.registry import suite_of
 
     tree = load_config(config, overrides or [])
-    get_suite(tree.suite)
+    suite_of(tree)
     return tree
 
 

@@ -71,11 +71,19 @@ class EnvironmentConfig(Section):
     """The world that is acted in."""
 
     id: str = Field("darla/Lab-v0", description="Gymnasium id of the environment.")
+    plugin: str | None = Field(
+        None,
+        description="Python file (.py) or module of your own that registers `id` and its suites; "
+        "null for those that are built in or installed.",
+    )
     size: int = Field(
         64, ge=16, le=512, description="Height and width of an observation in pixels."
     )
     frame_skip: int = Field(
-        12, ge=1, le=60, description="Simulation frames (1/60 s each) that one decision lasts."
+        12,
+        ge=1,
+        le=60,
+        description="Frames that one decision lasts (Lab: 1/60 s each; Jaco: 0.1 s each).",
     )
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from darla.errors import ConfigError, did_you_mean
-
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
@@ -40,27 +38,33 @@ def make_vector(
 ) -> VectorEnv:
     """The vector environment of a configuration over some domains.
 
+    Beyond Gymnasium's interface a vector may have, and the three stages then use: `turns`, the
+    actions that turn in place; `labels()` and `object_maps()`, what an evaluation of the vision
+    needs to know (see `envs.lab.LabVectorEnv`); `state_dict()` and `load_state_dict()`, everything
+    that changes, as arrays, without which a training that is continued begins new episodes;
+    `info["clearance"]`, metres to what is ahead; and `options={"start": "anywhere"}` of `reset`,
+    starts that show more of the world than the task's own.
+
     Args:
-        environment: World, resolution and frame skip.
+        environment: Simulator, resolution and frame skip.
         domains: Domains of which each episode draws one uniformly.
         num_envs: Number of sub-environments, all in this process.
         seed: Episode k of sub-environment i follows from (seed, i, k) alone.
         render: False leaves observations black, for agents that read the ground truth.
 
     Returns:
-        A vector environment in autoreset mode SAME_STEP whose `info` holds `state` and `domain`.
+        A vector environment in autoreset mode SAME_STEP with observations uint8 [n, size, size, 3],
+        whose `info` holds `domain`, the index into `domains` of each episode, int64 [n], and where
+        the world has a ground truth `state`, float32 [n, state_size]. When an episode ends, `info`
+        also holds `final_obs`, and `final_info` with `state` and `domain` of its last step.
 
     Raises:
         ConfigError: Unknown environment id.
         DependencyError: No off-screen OpenGL.
     """
-    makers = {"darla/Lab-v0": make_lab_vector}
-    if environment.id not in makers:
-        raise ConfigError(
-            f"environment.id is '{environment.id}', allowed is one of {', '.join(makers)}"
-            f"{did_you_mean(environment.id, makers)}"
-        )
-    return makers[environment.id](
+    from envs.registry import get_simulator
+
+    return get_simulator(environment.id, environment.plugin).make(
         num_envs,
         domains,
         size=environment.size,

@@ -20,7 +20,7 @@ from darla.progress import Progress
 from darla.storage import load_tensors
 from envs import make_vector
 from envs.domains import Domain
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 if TYPE_CHECKING:
     from darla.rundir import RunDirectory
@@ -140,7 +140,7 @@ def collect_frames(config: Config, run: RunDirectory, *, quiet: bool = False) ->
     from darla.cluster import ray_session
 
     run.start("frames")
-    suite = get_suite(config.suite)
+    suite = suite_of(config)
     domains = suite.d_u
     folder = run.frames
     folder.mkdir(parents=True, exist_ok=True)

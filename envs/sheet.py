@@ -12,7 +12,7 @@ from darla.config import Config
 from darla.storage import write_bytes
 from envs import make_vector
 from envs.domains import Domain
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 VIEWS = 6
 SCALE = 2
@@ -47,7 +47,7 @@ def draw_sheet(config: Config, path: Path) -> dict[str, list[str]]:
         DomainError: Unknown suite.
         DependencyError: No off-screen OpenGL.
     """
-    suite = get_suite(config.suite)
+    suite = suite_of(config)
     tile = config.environment.size * SCALE
     font, title = ImageFont.load_default(14), ImageFont.load_default(18)
     height = TITLE + len(suite.domains) * (tile + LABEL)

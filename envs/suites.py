@@ -1,10 +1,14 @@
-"""The suites: what the vision sees (D_U), where the policy learns (D_S) and is scored (D_T)."""
+"""The simulators that are built in, with their suites; `envs.registry` finds them by name.
+
+A suite says what the vision sees (D_U), where the policy learns (D_S) and is scored (D_T).
+"""
 
 from __future__ import annotations
 
-from darla.errors import DomainError, did_you_mean
+from envs import make_lab_vector
 from envs.domains import Domain, Suite, product
 from envs.lab import LAB
+from envs.registry import Simulator
 
 _ROOMS_AND_PAIRS = product(LAB, room=("A", "B"), pair=("hat-can", "cake-balloon"))
 _TARGET = LAB.domain(room="B", pair="hat-can")
@@ -38,49 +42,35 @@ def _other_target(target: Domain) -> Suite:
     )
 
 
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite(
-            "lab",
-            "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
-            LAB,
-            d_u=_ROOMS_AND_PAIRS,
-            d_s=_SOURCES,
-            d_t=(_TARGET,),
+LAB_SUITES = (
+    Suite(
+        "lab",
+        "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
+        LAB,
+        d_u=_ROOMS_AND_PAIRS,
+        d_s=_SOURCES,
+        d_t=(_TARGET,),
+    ),
+    Suite(
+        "lab-minimal",
+        "the same, but the vision too never saw hats and cans in room B",
+        LAB,
+        d_u=_SOURCES,
+        d_s=_SOURCES,
+        d_t=(_TARGET,),
+    ),
+    Suite(
+        "lab-looks",
+        "the paper's target and, one at a time, looks that the encoder never saw",
+        LAB,
+        d_u=_ROOMS_AND_PAIRS,
+        d_s=_SOURCES,
+        d_t=(
+            _TARGET,
+            *(LAB.domain(room="B", pair="cake-balloon", **shift) for shift in _SHIFTS),
         ),
-        Suite(
-            "lab-minimal",
-            "the same, but the vision too never saw hats and cans in room B",
-            LAB,
-            d_u=_SOURCES,
-            d_s=_SOURCES,
-            d_t=(_TARGET,),
-        ),
-        Suite(
-            "lab-looks",
-            "the paper's target and, one at a time, looks that the encoder never saw",
-            LAB,
-            d_u=_ROOMS_AND_PAIRS,
-            d_s=_SOURCES,
-            d_t=(
-                _TARGET,
-                *(LAB.domain(room="B", pair="cake-balloon", **shift) for shift in _SHIFTS),
-            ),
-        ),
-        *(_other_target(domain) for domain in _SOURCES),
-    )
-}
+    ),
+    *(_other_target(domain) for domain in _SOURCES),
+)
 
-
-def get_suite(name: str) -> Suite:
-    """The suite with this name.
-
-    Raises:
-        DomainError: There is none; the message lists those that are.
-    """
-    if name not in SUITES:
-        raise DomainError(
-            f"unknown suite '{name}'{did_you_mean(name, SUITES)}; there are {', '.join(SUITES)}"
-        )
-    return SUITES[name]
+SIMULATORS = (Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),)

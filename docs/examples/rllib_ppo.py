@@ -10,7 +10,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from agents.rllib import FrozenVision
 from darla.rundir import RunDirectory
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 path, iterations = Path(sys.argv[1]).resolve(), int([*sys.argv, 200][2])
 run = RunDirectory.load(path).config
@@ -19,7 +19,7 @@ config = (
     .environment(
         "envs:darla/Lab-v0",  # importing `envs` registers the id, on every runner
         env_config={
-            "domain": get_suite(run.suite).d_s,
+            "domain": suite_of(run).d_s,
             "size": run.environment.size,
             "frame_skip": run.environment.frame_skip,
         },

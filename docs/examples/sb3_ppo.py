@@ -12,11 +12,11 @@ from agents.sb3 import LatentVecEnv
 from agents.wrappers import perception_from_run
 from darla.rundir import RunDirectory
 from envs import make_vector
-from envs.suites import get_suite
+from envs.registry import suite_of
 
 path, decisions = sys.argv[1], int([*sys.argv, 200_000][2])
 config = RunDirectory.load(path).config
-sources = get_suite(config.suite).d_s
+sources = suite_of(config).d_s
 vector = make_vector(config.environment, sources, num_envs=8, seed=0)
 environments = VecMonitor(LatentVecEnv(vector, perception_from_run(path)))
 model = PPO(

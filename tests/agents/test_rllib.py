@@ -17,7 +17,7 @@ from agents.rllib import FrozenVision
 from agents.wrappers import perception_from_run
 from darla.config import Config
 from darla.errors import ConfigError, FingerprintError
-from envs.suites import get_suite
+from envs.registry import get_suite
 from tests.agents.toy_latents import Counting, counted, toy_run
 
 FRAMES = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)

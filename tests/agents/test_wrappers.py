@@ -17,7 +17,7 @@ from agents.wrappers import LatentObservation, VectorLatentObservation, percepti
 from darla.config import EnvironmentConfig
 from darla.errors import ConfigError, MissingFileError
 from darla.perception import Perception
-from envs.suites import get_suite
+from envs.registry import get_suite
 from tests.agents.toy_latents import Counting, counted, toy_run
 from tests.toys import Catch, toy_perception
 

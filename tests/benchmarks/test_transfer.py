@@ -20,7 +20,7 @@ from darla.config import Config, RayConfig, TransferConfig
 from darla.errors import CorruptFileError, DarlaError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import write_bytes
-from envs.suites import get_suite
+from envs.registry import get_suite
 from tests.toys import Catch, toy_perception
 
 SUITE = get_suite("lab-looks")

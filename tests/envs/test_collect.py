@@ -13,7 +13,7 @@ from darla.frames import load_frames, shard_path
 from darla.rundir import RunDirectory
 from darla.storage import read_json
 from envs.collect import TURN_AWAY, Explorer, collect_frames, explore, plan
-from envs.suites import get_suite
+from envs.registry import get_suite
 
 DOMAINS = get_suite("lab").d_u
 

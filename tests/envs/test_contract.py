@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode
 
 import envs
 from darla.config import EnvironmentConfig
-from envs.suites import SUITES
+from envs.registry import suites
 
 IDS = [name for name in gymnasium.registry if name.startswith("darla/")]
-DOMAINS = sorted({domain.id: domain for s in SUITES.values() for domain in s.domains}.items())
+DOMAINS = sorted({domain.id: domain for s in suites().values() for domain in s.domains}.items())
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -34,7 +34,7 @@ def test_every_domain_starts_and_steps(name: str, domain: object) -> None:
     assert vector.observation_space.contains(observation)
     assert observation.std() > 5, "the picture is empty"
     assert info["state"].dtype == np.float32
-    assert info["state"].shape == (2, SUITES["lab"].world.state_size)
+    assert info["state"].shape == (2, suites()["lab"].world.state_size)
     assert np.abs(info["state"]).max() <= 1.0
     observation, rewards, *_ = vector.step(np.array([0, 4]))
     assert vector.observation_space.contains(observation)

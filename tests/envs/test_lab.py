@@ -21,7 +21,7 @@ from envs.lab import (
     LabVectorEnv,
 )
 from envs.lab_scene import KINDS, OBJECT_COLOURS, PROFILES, lathe
-from envs.suites import get_suite
+from envs.registry import get_suite
 
 SOURCES = get_suite("lab").d_s
 FORWARD, LEFT, TURN_LEFT = (ACTIONS.index(name) for name in ("forward", "strafe-left", "turn-left"))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from darla.config import Config
 from darla.errors import DomainError
+from envs.registry import get_suite
 from envs.sheet import draw_sheet, views_of
-from envs.suites import get_suite
 
 
 def test_the_sheet_has_a_row_per_domain(tmp_path: Path) -> None:

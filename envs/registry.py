@@ -1,0 +1,212 @@
+"""The simulators that there are, built in or a user's own, and the suites on their worlds.
+
+A user's own simulator is a Python file or module that calls `register` when it is imported
+(docs/your_own_domain.md). The configuration names it in `environment.plugin`; an installed package
+may announce it as an entry point in the group `darla.simulators` instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from darla.errors import ConfigError, DarlaError, DomainError, did_you_mean
+from envs.domains import Domain, Suite
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from darla.config import Config
+
+GROUP = "darla.simulators"
+
+
+class VectorMaker(Protocol):
+    """Makes vector environments in autoreset mode SAME_STEP; see `envs.make_vector`."""
+
+    def __call__(
+        self,
+        num_envs: int,
+        domain: Sequence[Domain],
+        *,
+        size: int,
+        frame_skip: int,
+        seed: int,
+        render: bool,
+    ) -> VectorEnv:
+        """Returns `num_envs` sub-environments of which each episode draws a domain uniformly."""
+        ...
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What an environment id stands for.
+
+    Attributes:
+        id: Gymnasium id, the value of `environment.id`.
+        make: Makes vector environments.
+        suites: Suites of domains, all of one world.
+    """
+
+    id: str
+    make: VectorMaker
+    suites: tuple[Suite, ...]
+
+    def __post_init__(self) -> None:
+        """Raises DomainError where the suites are none, or of several worlds."""
+        if not self.suites:
+            raise DomainError(f"simulator '{self.id}' has no suite of domains")
+        worlds = sorted({suite.world.name for suite in self.suites})
+        if len(worlds) > 1:
+            raise DomainError(f"the suites of '{self.id}' are of several worlds: {worlds}")
+
+
+_SIMULATORS: dict[str, Simulator] = {}
+
+
+def register(simulator: Simulator) -> None:
+    """Makes a simulator and its suites known by name; again under the same id, replaces it.
+
+    Raises:
+        DomainError: A suite's name is taken by another simulator.
+    """
+    for other in _SIMULATORS.values():
+        taken = {suite.name for suite in other.suites} & {s.name for s in simulator.suites}
+        if other.id != simulator.id and taken:
+            raise DomainError(
+                f"simulator '{simulator.id}': the suite name '{min(taken)}' is taken by "
+                f"'{other.id}'; give yours another"
+            )
+    _SIMULATORS[simulator.id] = simulator
+
+
+def register_suites(id: str, *more: Suite) -> None:
+    """Adds suites to a simulator that is registered, or replaces those of the same names.
+
+    Raises:
+        ConfigError: There is no such simulator.
+        DomainError: As for `register`, or a suite is of another world than the simulator's.
+    """
+    simulator = get_simulator(id)
+    kept = [suite for suite in simulator.suites if suite.name not in {new.name for new in more}]
+    register(dataclasses.replace(simulator, suites=(*kept, *more)))
+
+
+def simulators(plugin: str | None = None) -> Mapping[str, Simulator]:
+    """Returns every simulator by its id: those built in, those of entry points, and a plugin's.
+
+    Args:
+        plugin: A Python file (a path that ends in `.py`) or the name of a module that registers
+            more; imported once in a process.
+
+    Raises:
+        ConfigError: There is no such plugin, or it fails when it is imported.
+    """
+    _built_in()
+    if plugin is not None:
+        _import_plugin(plugin)
+    return _SIMULATORS
+
+
+def suites(plugin: str | None = None) -> dict[str, Suite]:
+    """Returns every suite by its name; arguments and errors as for `simulators`."""
+    return {suite.name: suite for s in simulators(plugin).values() for suite in s.suites}
+
+
+def get_simulator(id: str, plugin: str | None = None) -> Simulator:
+    """Returns the simulator with this id.
+
+    Raises:
+        ConfigError: There is none; the message lists those that are.
+    """
+    known = simulators(plugin)
+    if id not in known:
+        raise ConfigError(
+            f"environment.id is '{id}', allowed is one of {', '.join(known)}"
+            f"{did_you_mean(id, known)}"
+        )
+    return known[id]
+
+
+def get_suite(name: str, plugin: str | None = None) -> Suite:
+    """Returns the suite with this name.
+
+    Raises:
+        DomainError: There is none; the message lists those that are.
+        ConfigError: As for `simulators`.
+    """
+    known = suites(plugin)
+    if name not in known:
+        raise DomainError(
+            f"unknown suite '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}"
+        )
+    return known[name]
+
+
+def suite_of(config: Config) -> Suite:
+    """Returns the suite of a configuration.
+
+    Raises:
+        DomainError: There is no such suite, or it is of another simulator than `environment.id`.
+        ConfigError: There is no such simulator or plugin.
+    """
+    environment = config.environment
+    simulator = get_simulator(environment.id, environment.plugin)
+    suite = get_suite(config.suite, environment.plugin)
+    own = [each.name for each in simulator.suites]
+    if suite.name not in own:
+        raise DomainError(
+            f"suite '{suite.name}' is not of environment.id '{simulator.id}', "
+            f"which has {', '.join(own)}"
+        )
+    return suite
+
+
+@functools.cache
+def _built_in() -> None:
+    """Registers what comes with this package, then what installed packages announce."""
+    from envs.suites import SIMULATORS
+
+    for simulator in SIMULATORS:
+        register(simulator)
+    for point in entry_points(group=GROUP):
+        _imported(point.value, point.load)
+
+
+@functools.cache
+def _import_plugin(plugin: str) -> None:
+    if not plugin.endswith(".py"):
+        _imported(plugin, functools.partial(importlib.import_module, plugin))
+        return
+    path = Path(plugin)
+    if not path.is_file():
+        raise ConfigError(f"environment.plugin: no file '{plugin}' in '{Path.cwd()}'")
+    # Under a name of its own, so that workers may unpickle by reference what it defines.
+    name = f"darla_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _imported(plugin, functools.partial(spec.loader.exec_module, module))
+
+
+def _imported(plugin: str, load: Callable[[], object]) -> None:
+    """Imports a plugin by `load`; says whose fault it is where that fails."""
+    try:
+        load()
+    except DarlaError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"environment.plugin '{plugin}' fails when it is imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error

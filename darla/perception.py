@@ -112,16 +112,21 @@ class Perception:
 
 
 class _MeanEncoder:
-    """The mean of a VAE, or the bottleneck of a DAE, as a picklable function of pictures."""
+    """The mean of a VAE, or the bottleneck of a DAE, as a picklable function of pictures.
+
+    It computes in bfloat16 where the processor does so natively, which takes half of the time.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model.cpu()
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        from darla.devices import choose_precision
         from darla.vision.evaluation import to_float
 
-        encoded = self._model.encode(to_float(pictures))  # type: ignore[operator]
-        return encoded[0] if isinstance(encoded, tuple) else encoded
+        precision = choose_precision("auto", pictures.device)
+        encoded = self._model.to(precision).encode(to_float(pictures).to(precision))  # type: ignore[operator]
+        return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 
 def check_perception(name: str, config: Config) -> None:

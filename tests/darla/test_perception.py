@@ -38,7 +38,8 @@ def test_darla_is_the_posterior_mean(run: RunDirectory, frames: np.ndarray) -> N
     latents = perception.encode(frames, None)
     assert latents.shape == (5, 32) and latents.dtype == np.float32
     assert perception.shape == (32,) and perception.dim == 32 and perception.frozen
-    np.testing.assert_allclose(latents, posterior(vae, torch.from_numpy(frames))[0], rtol=1e-4)
+    exact = posterior(vae, torch.from_numpy(frames))[0]
+    np.testing.assert_allclose(latents, exact, atol=0.01 * np.abs(exact).max())  # bfloat16
 
 
 def test_dae_is_the_bottleneck(run: RunDirectory, frames: np.ndarray) -> None:

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from agents.actor_critic import ActorCritic
+from agents.augmentation import augment
 from agents.policy import Actions, Policy
 from agents.replay import Steps
 from agents.seeding import torch_generator
 from agents.trainer import Trainer
 from agents.worker import Chunk, Rollout
-from darla.config import ActorCriticConfig
+from darla.config import ActorCriticConfig, AugmentationConfig
 
 
 class Weights(NamedTuple):
@@ -100,7 +101,12 @@ class A3CPolicy(Policy):
     def settings(self) -> dict[str, Any]:
         """See `Policy`."""
         network = self.network
-        return {"shape": network.shape, "hidden": network.hidden, "lstm": network.lstm}
+        return {
+            "shape": network.shape,
+            "hidden": network.hidden,
+            "lstm": network.lstm,
+            "encoder": network.encoder,
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """See `Policy`."""
@@ -116,7 +122,11 @@ class A3CPolicy(Policy):
     ) -> Self:
         """See `Policy`."""
         network = cls.network_class(
-            settings["shape"], actions.choices, settings["hidden"], settings["lstm"]
+            settings["shape"],
+            actions.choices,
+            settings["hidden"],
+            settings["lstm"],
+            encoder=settings.get("encoder"),
         )
         network.load_weights(tensors["weights"])
         return cls(actions, network, perception_fingerprint)
@@ -227,10 +237,20 @@ class GradientDigest:
     Args:
         config: hyperparameters.
         noise: standard deviation of the noise on the observations that it learns on.
+        augmentation: if given, policy and value are drawn on augmented frames to what they are on
+            clean ones (DrAC).
+        augmentation_weight: weight of that.
     """
 
-    def __init__(self, config: ActorCriticConfig, noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: ActorCriticConfig,
+        noise: float = 0.0,
+        augmentation: AugmentationConfig | None = None,
+        augmentation_weight: float = 0.0,
+    ) -> None:
         self.config, self.noise = config, noise
+        self.augmentation, self.augmentation_weight = augmentation, augmentation_weight
 
     def __call__(self, policy: Any, rollout: Rollout, rng: np.random.Generator) -> Gradient:
         """Returns the gradient of an `A3CPolicy`; see `agents.worker.Digest`."""
@@ -267,7 +287,35 @@ class GradientDigest:
             "value_loss": value_loss.item(),
             "entropy": entropy.item(),
         }
+        if self.augmentation is not None:
+            shift = self._shift(network, rollout, rng, log_probabilities, values)
+            loss = loss + self.augmentation_weight * shift
+            figures["augmentation_loss"] = shift.item()
         return loss, figures
+
+    def _shift(
+        self,
+        network: Any,
+        rollout: Rollout,
+        rng: np.random.Generator,
+        log_probabilities: list[torch.Tensor],
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns what policy (KL) and value (squared) change by on augmented frames."""
+        steps = rollout.steps
+        clean = torch.from_numpy(steps.observations)
+        augmented = augment(clean.flatten(0, 1), self.augmentation, rng).unflatten(0, values.shape)
+        features, _ = network.unroll(
+            augmented,
+            torch.from_numpy(rollout.memory),
+            torch.from_numpy(steps.terminated | steps.truncated),
+        )
+        other_log_probabilities, other_values = network.judge(features)
+        divergence = sum(
+            (part.detach().exp() * (part.detach() - other)).sum(-1)
+            for part, other in zip(log_probabilities, other_log_probabilities, strict=True)
+        )
+        return (divergence + (values.detach() - other_values).square()).mean()
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns nothing: it keeps nothing."""
@@ -290,25 +338,34 @@ class A3CTrainer(Trainer):
 
     def make(self, actions: Actions) -> A3CPolicy:
         """See `Trainer`."""
-        settings = self.settings
+        settings, start = self.settings, self.perception.start
         network = self.policy_class.network_class(
             self.perception.shape,
             actions.choices,
             settings.hidden,
             settings.lstm,
             torch_generator(self.seed, "weights"),
+            None if start is None else start.widths,
         )
+        if start is not None:
+            network.start_from(start.weights)
         self._sent = 0
         self._vector = torch.nn.Parameter(network.parameters_vector)
         self._vector.grad = network.gradient_vector
+        self._decaying = network.parameters_vector[0 if start is None else len(start.weights) :]
         kind = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[settings.optimiser]
         self._optimiser = kind([self._vector])
         return self.policy_class(actions, network, self.perception.fingerprint)
 
     def digest(self) -> GradientDigest:
         """See `Trainer`."""
-        noise = self.config.agents.a3c.latent_noise if self.perception.standard else 0.0
-        return GradientDigest(self.settings, noise)
+        a3c, perception = self.config.agents.a3c, self.perception
+        return GradientDigest(
+            self.settings,
+            a3c.latent_noise if perception.standard else 0.0,
+            self.config.agents.augmentation if perception.augmented else None,
+            a3c.augmentation_weight,
+        )
 
     def sample(self) -> None:
         """Keeps every idle worker busy, until all decisions are sent out."""
@@ -373,8 +430,7 @@ class A3CTrainer(Trainer):
         rate = settings.learning_rate * left
         (group,) = self._optimiser.param_groups
         group["lr"] = rate
-        with torch.no_grad():
-            self._vector.mul_(1.0 - rate * settings.weight_decay)
+        self._decaying.mul_(1.0 - rate * settings.weight_decay)
         self.policy.network.gradient_vector.numpy()[:] = gradient.vector
         self._optimiser.step()
         staleness = self.updates - gradient.version

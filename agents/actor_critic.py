@@ -23,6 +23,7 @@ class ActorCritic(VectorModule):
         hidden: widths of the hidden layers.
         lstm: units of the LSTM behind them; 0 for none.
         generator: source of the initial weights; None leaves them to `load_weights`.
+        encoder: widths of an encoder between frames and hidden layers; see `perceptron`.
     """
 
     def __init__(
@@ -32,17 +33,18 @@ class ActorCritic(VectorModule):
         hidden: Sequence[int],
         lstm: int,
         generator: torch.Generator | None = None,
+        encoder: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.choices, self.hidden = tuple(shape), tuple(choices), tuple(hidden)
-        self.lstm = lstm
-        layers, width = perceptron(self.shape, self.hidden)
+        self.lstm, self.encoder = lstm, encoder and tuple(encoder)
+        layers, width = perceptron(self.shape, self.hidden, self.encoder)
         self.layers = nn.Sequential(*layers)
         self.cell = skip_init(nn.LSTMCell, width, lstm) if lstm else None
         self.width = lstm or width
         self.head = skip_init(nn.Linear, self.width, sum(self.choices) + 1)
         self.build()
-        self.gather(generator, self.shape, self.choices, self.hidden, self.lstm)
+        self.gather(generator, self.shape, self.choices, self.hidden, self.lstm, None, self.encoder)
 
     def build(self) -> None:
         """Makes further layers of a subclass, without initial weights."""

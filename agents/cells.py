@@ -9,6 +9,7 @@ from darla.config import Config
 from darla.errors import ConfigError
 from darla.perception import Perception, load_perception
 from darla.rundir import RunDirectory
+from envs.domains import Domain, Suite
 from envs.registry import suite_of
 
 
@@ -36,6 +37,11 @@ class Cell:
                 f"unreal learns from frames, not on perception '{self.perception}'; give it a run "
                 "of its own with agents.algorithms=[unreal] agents.perceptions=[pixels]"
             )
+        if self.algorithm == "ec" and self.perception in ("fine-tuned", "pixels+augmentation"):
+            raise ConfigError(
+                f"ec has no gradients, which perception '{self.perception}' is about; give it a "
+                "run of its own with agents.algorithms=[ec] and other agents.perceptions"
+            )
 
     @property
     def id(self) -> str:
@@ -51,6 +57,11 @@ def cells_of(config: Config) -> list[Cell]:
     """Returns every cell of the configuration, seeds innermost; errors as in `Cell`."""
     agents = config.agents
     return [Cell(*names) for names in product(agents.algorithms, agents.perceptions, agents.seeds)]
+
+
+def training_domains(cell: Cell, suite: Suite) -> tuple[Domain, ...]:
+    """Returns the domains that a cell learns in: D_S, with domain randomisation all of D_U."""
+    return suite.d_u if cell.perception == "domain-randomisation" else suite.d_s
 
 
 def perception_of(run: RunDirectory, name: str, seed: int) -> Perception:

@@ -13,13 +13,15 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from agents.augmentation import augment
 from agents.networks import QNetwork
 from agents.policy import Actions, Policy
 from agents.replay import Batch, Replay, ReplayStore, Steps
 from agents.seeding import derive, numpy_generator, torch_generator
 from agents.trainer import LockstepTrainer, linear_epsilon
-from darla.config import DQNConfig
+from darla.config import AugmentationConfig, DQNConfig
 from darla.errors import ConfigError, CorruptFileError
+from darla.perception import Start
 
 _BLOCK_BYTES = 1 << 17
 
@@ -67,7 +69,8 @@ class QPolicy(Policy):
 
     def settings(self) -> dict[str, Any]:
         """See `Policy`."""
-        return {"shape": self.network.shape, "hidden": self.network.hidden}
+        network = self.network
+        return {"shape": network.shape, "hidden": network.hidden, "encoder": network.encoder}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """See `Policy`."""
@@ -82,7 +85,12 @@ class QPolicy(Policy):
         tensors: Mapping[str, torch.Tensor],
     ) -> Self:
         """See `Policy`."""
-        network = QNetwork(settings["shape"], actions.choices[0], settings["hidden"])
+        network = QNetwork(
+            settings["shape"],
+            actions.choices[0],
+            settings["hidden"],
+            encoder=settings.get("encoder"),
+        )
         network.load_weights(tensors["weights"])
         return cls(network, perception_fingerprint)
 
@@ -96,6 +104,8 @@ class Learner:
         config: hyperparameters.
         seed: seed of initial weights, of the batches' order and of noise.
         noise: standard deviation of the noise on observations, drawn anew for every batch.
+        start: an encoder to start from, which weight decay spares.
+        augmentation: if given, half of each batch that is learned on has other looks (SVEA).
     """
 
     def __init__(
@@ -106,17 +116,24 @@ class Learner:
         seed: int,
         *,
         noise: float = 0.0,
+        start: Start | None = None,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
-        self.config, self.noise = config, noise
-        self.online = QNetwork(shape, actions, config.hidden, torch_generator(seed, "weights"))
-        self.target = QNetwork(shape, actions, config.hidden, torch_generator(seed, "weights"))
+        self.config, self.noise, self.augmentation = config, noise, augmentation
+        encoder = None if start is None else start.widths
+        self.online, self.target = (
+            QNetwork(shape, actions, config.hidden, torch_generator(seed, "weights"), encoder)
+            for _ in range(2)
+        )
+        if start is not None:
+            self.online.start_from(start.weights)
+            self.target.start_from(start.weights)
         self.updates = 0
         self._rng = numpy_generator(seed, "batches")
         self._vector = torch.nn.Parameter(self.online.parameters_vector)
         self._vector.grad = self.online.gradient_vector
-        self._optimiser = torch.optim.AdamW(
-            [self._vector], config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self._decaying = self.online.parameters_vector[0 if start is None else len(start.weights) :]
+        self._optimiser = torch.optim.Adam([self._vector], config.learning_rate, fused=True)
 
     def train(self, replay: Replay, updates: int) -> dict[str, float]:
         """Makes `updates` updates on batches drawn from `replay`.
@@ -196,13 +213,17 @@ class Learner:
             choice = self.online(batch.s_t) if config.double else q_t
             value_t = q_t.gather(1, choice.argmax(1, keepdim=True)).squeeze(1)
             goal = batch.r_t + batch.discount_t * value_t
-        q_tm1 = self.online(batch.s_tm1)
+        s_tm1, a_tm1 = batch.s_tm1, batch.a_tm1
+        if self.augmentation is not None:
+            s_tm1 = torch.cat([s_tm1, augment(s_tm1, self.augmentation, self._rng)])
+            a_tm1, goal = a_tm1.repeat(2), goal.repeat(2)
+        q_tm1 = self.online(s_tm1)
         with torch.no_grad():
-            q_a = q_tm1.gather(1, batch.a_tm1[:, None]).squeeze(1)
+            q_a = q_tm1.gather(1, a_tm1[:, None]).squeeze(1)
             error = q_a - goal
             slope = error.clamp(-1.0, 1.0)  # the derivative of the Huber loss
             gradient = torch.zeros_like(q_tm1)
-            gradient.scatter_(1, batch.a_tm1[:, None], slope[:, None] / len(error))
+            gradient.scatter_(1, a_tm1[:, None], slope[:, None] / len(error))
             sums[0] += (slope * (error - 0.5 * slope)).mean()
             sums[1] += q_a.mean()
         self.online.gradient_vector.zero_()
@@ -210,6 +231,7 @@ class Learner:
         if config.gradient_norm is not None:
             norm = self.online.gradient_vector.norm()
             self.online.gradient_vector.mul_((config.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._decaying.mul_(1.0 - config.learning_rate * config.weight_decay)
         self._optimiser.step()
 
 
@@ -233,7 +255,15 @@ class DQNTrainer(LockstepTrainer):
         shape, dtype = self.perception.shape, self.perception.dtype
         seed = derive(self.seed, "learner")
         noise = dqn.latent_noise if self.perception.standard else 0.0
-        self.learner = Learner(shape, actions.count("dqn"), dqn, seed, noise=noise)
+        self.learner = Learner(
+            shape,
+            actions.count("dqn"),
+            dqn,
+            seed,
+            noise=noise,
+            start=self.perception.start,
+            augmentation=agents.augmentation if self.perception.augmented else None,
+        )
         self.replay = Replay(
             dqn.replay, streams, shape, dtype, n_step=dqn.n_step, discount=dqn.discount
         )

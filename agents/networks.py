@@ -30,12 +30,13 @@ class ConvTrunk(nn.Module):
 
     Args:
         shape: (height, width, channels) of a frame; height and width at least 16.
+        features: width of the fully connected layer.
     """
 
     filters = (32, 32, 64, 64)
     features = 256
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], features: int = features) -> None:
         super().__init__()
         height, width, channels = shape
         layers: list[nn.Module] = []
@@ -44,11 +45,11 @@ class ConvTrunk(nn.Module):
             height, width, channels = height // 2, width // 2, filters
         if height < 1 or width < 1:
             raise ValueError(f"frames of {tuple(shape)} are too small: at least 16 x 16 pixels")
-        dense = skip_init(nn.Linear, height * width * channels, self.features)
+        dense = skip_init(nn.Linear, height * width * channels, features)
         self.layers = nn.Sequential(*layers, nn.Flatten(), dense, nn.ReLU())
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, 256].
+        """Maps uint8 [B, H, W, C] in 0..255 to float32 [B, features].
 
         The convolutions compute in bfloat16 where the processor multiplies it natively.
         """
@@ -75,7 +76,7 @@ class VectorModule(nn.Module):
 
         Args:
             generator: source of the initial weights; None leaves them to `load_weights`.
-            arguments: what the constructor was given, without the generator: a copy is made of it.
+            arguments: what the constructor was given, None for the generator: a copy is made of it.
         """
         self._arguments = arguments
         for layer in self.modules():
@@ -111,6 +112,10 @@ class VectorModule(nn.Module):
             )
         self.parameters_vector.numpy()[:] = weights
 
+    def start_from(self, weights: np.ndarray) -> None:
+        """Overwrites the first parameters, those of an encoder, with float32 [P]."""
+        self.parameters_vector.numpy()[: len(weights)] = weights
+
 
 def _rebuild(kind: type[VectorModule], arguments: tuple, weights: np.ndarray) -> VectorModule:
     network = kind(*arguments)
@@ -118,19 +123,26 @@ def _rebuild(kind: type[VectorModule], arguments: tuple, weights: np.ndarray) ->
     return network
 
 
-def perceptron(shape: Sequence[int], hidden: Sequence[int]) -> tuple[list[nn.Module], int]:
+def perceptron(
+    shape: Sequence[int], hidden: Sequence[int], encoder: Sequence[int] | None = None
+) -> tuple[list[nn.Module], int]:
     """Returns hidden layers, behind a convolutional trunk where observations are frames.
 
     Args:
         shape: shape of one observation: (D,) latents, or (H, W, C) frames.
         hidden: widths of the hidden layers.
+        encoder: widths of the trunk's last layer and of the latents that a linear layer makes of
+            it; None: a trunk without latents.
 
     Returns:
         The layers, without initial weights, and the width of the last one.
     """
     layers: list[nn.Module] = []
     width = shape[0]
-    if len(shape) == 3:
+    if encoder is not None:
+        features, width = encoder
+        layers += [ConvTrunk(shape, features), skip_init(nn.Linear, features, width)]
+    elif len(shape) == 3:
         layers.append(ConvTrunk(shape))
         width = ConvTrunk.features
     for units in hidden:
@@ -147,6 +159,7 @@ class QNetwork(VectorModule):
         actions: number of discrete actions.
         hidden: widths of the hidden layers.
         generator: source of the initial weights; None leaves them to `load_weights`.
+        encoder: widths of an encoder between frames and hidden layers; see `perceptron`.
     """
 
     def __init__(
@@ -155,12 +168,14 @@ class QNetwork(VectorModule):
         actions: int,
         hidden: Sequence[int],
         generator: torch.Generator | None = None,
+        encoder: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.actions, self.hidden = tuple(shape), actions, tuple(hidden)
-        layers, width = perceptron(self.shape, self.hidden)
+        self.encoder = encoder and tuple(encoder)
+        layers, width = perceptron(self.shape, self.hidden, self.encoder)
         self.layers = nn.Sequential(*layers, skip_init(nn.Linear, width, actions))
-        self.gather(generator, self.shape, self.actions, self.hidden)
+        self.gather(generator, self.shape, self.actions, self.hidden, None, self.encoder)
 
     @property
     def on_frames(self) -> bool:

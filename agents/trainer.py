@@ -71,6 +71,7 @@ class Trainer(ABC):
         pool: the workers; their training environments are started.
         perception: what the policy sees through.
         domains: each episode draws one uniformly.
+        evaluation_domains: those of the evaluations; None: the same.
 
     Attributes:
         seed: seed of everything that the learner draws.
@@ -90,9 +91,11 @@ class Trainer(ABC):
         pool: WorkerPool,
         perception: Perception,
         domains: Sequence[Domain],
+        evaluation_domains: Sequence[Domain] | None = None,
     ) -> None:
         self.config, self.cell, self.pool = config, cell, pool
-        self.perception, self.domains = perception, domains
+        self.perception = perception
+        self.evaluation_domains = evaluation_domains or domains
         self.updates = self.decisions = self.episodes = 0
         self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []
@@ -177,7 +180,7 @@ class Trainer(ABC):
             self.pool.launch_evaluation(
                 self.policy,
                 self.perception,
-                self.domains,
+                self.evaluation_domains,
                 agents.evaluation_episodes,
                 epsilon=transfer.epsilon,
                 seed=derive(transfer.seed, "evaluation"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.algorithms import POLICY_FILE, TRAINERS, save_policy
-from agents.cells import Cell, perception_of
+from agents.cells import Cell, perception_of, training_domains
 from agents.pool import WorkerPool
 from agents.trainer import Trainer
 from agents.worker import EnvironmentFactory
@@ -37,18 +37,20 @@ STORE = "replay"
 def train_cell(
     config: Config, run: RunDirectory, cell: Cell, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """Trains one cell on D_S, or continues where an earlier call stopped; see `train`.
+    """Trains one cell, or continues where an earlier call stopped; evaluates on D_S. See `train`.
 
     Raises:
         MissingFileError: the vision is not trained.
     """
+    suite = suite_of(config)
     return train(
         config,
         run,
         cell,
         perception=perception_of(run, cell.perception, cell.seed),
         factory=functools.partial(make_vector, config.environment),
-        domains=suite_of(config).d_s,
+        domains=training_domains(cell, suite),
+        evaluation_domains=suite.d_s,
         quiet=quiet,
     )
 
@@ -61,6 +63,7 @@ def train(
     perception: Perception,
     factory: EnvironmentFactory,
     domains: Sequence[Domain],
+    evaluation_domains: Sequence[Domain] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains a policy on any environments, with workers of its own; see `train_on`.
@@ -72,13 +75,21 @@ def train(
         perception: what the policy sees through.
         factory: makes vector environments.
         domains: each episode draws one uniformly.
+        evaluation_domains: those of the evaluations; None: the same.
         quiet: show no progress.
     """
     if (run.agent(cell.id) / POLICY_FILE).exists():
         return _finished(run, cell)
     with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
         return train_on(
-            pool, config, run, cell, perception=perception, domains=domains, quiet=quiet
+            pool,
+            config,
+            run,
+            cell,
+            perception=perception,
+            domains=domains,
+            evaluation_domains=evaluation_domains,
+            quiet=quiet,
         )
 
 
@@ -90,6 +101,7 @@ def train_on(
     *,
     perception: Perception,
     domains: Sequence[Domain],
+    evaluation_domains: Sequence[Domain] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains a policy with given workers; what is finished is not repeated.
@@ -103,6 +115,7 @@ def train_on(
         cell: names the folder and gives the seed.
         perception: what the policy sees through.
         domains: each episode draws one uniformly.
+        evaluation_domains: those of the evaluations; None: the same.
         quiet: show no progress.
 
     Returns:
@@ -119,7 +132,9 @@ def train_on(
     folder = run.agent(cell.id)
     if not (folder / POLICY_FILE).exists():
         with torch_threads(2 if len(perception.shape) == 3 else 1):
-            trainer = TRAINERS[cell.algorithm](config, cell, pool, perception, domains)
+            trainer = TRAINERS[cell.algorithm](
+                config, cell, pool, perception, domains, evaluation_domains
+            )
             facts = _train_from_checkpoint(trainer, folder, quiet)
             save_policy(run, cell, trainer.policy, json.dumps(facts))
     return _finished(run, cell)

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
-BLIND = ("pixels", "factors", "random")
-"""Perceptions that do not wait for the vision of stage 1."""
 _PR_SET_PDEATHSIG = 1
 
 ConfigWord = Annotated[
@@ -161,10 +159,11 @@ def run_command(
 def pretrain_command(
     config: ConfigWord, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Stage 1, learn to see: frames of D_U, DAE, beta-VAE.
+    """Stage 1, learn to see: frames of D_U, DAE, beta-VAEs.
 
     Collects the frames with an exploration policy, trains the denoising autoencoder on them, then
-    the beta-VAE in its feature space. What is finished is not repeated.
+    the beta-VAE in its feature space, and those of `entangled` and `beta-vae` where
+    agents.perceptions asks for them. What is finished is not repeated.
     """
     tree = _load(config, overrides)
     _check_machine(tree)
@@ -467,6 +466,7 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     """Does what is left of the three stages and the report; returns the results."""
     from agents.cells import cells_of
     from benchmarks.report import write_report
+    from darla.perception import BLIND
 
     cells = cells_of(config)
     _check_cells(cells, config)
@@ -516,6 +516,8 @@ def _trained_beside(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> It
     On one machine with a core to spare only. What the second process did not finish is left to
     the caller; it ends when this process ends, however that happens.
     """
+    from darla.perception import BLIND
+
     waiting = [c for c in cells if c.perception in BLIND and not run.finished(f"train/{c.id}")]
     if run.finished("vision") or not waiting or not spare_core(run.config):
         yield
@@ -549,6 +551,7 @@ def _end_with_parent() -> None:
 
 def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
     from agents.training import train_cell
+    from darla.perception import BLIND
 
     for cell in cells:
         work = functools.partial(train_cell, run.config, run, cell, quiet=quiet)
@@ -636,12 +639,14 @@ def _check_machine(config: Config, *, gl: bool = True) -> None:
 
 def _check_room(run: RunDirectory) -> None:
     """Refuses to start a run whose frames and replays the disk cannot hold."""
+    from darla.perception import ON_FRAMES
+
     if run.finished("frames"):
         return
     config = run.config
     frame = config.environment.size**2 * 3
     needed = config.frames.count * frame
-    if "pixels" in config.agents.perceptions:
+    if set(config.agents.perceptions) & set(ON_FRAMES):
         needed += 2 * config.agents.dqn.replay * frame
     free = shutil.disk_usage(run.path).free
     if free < needed:

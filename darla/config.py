@@ -28,7 +28,18 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
-PerceptionName = Literal["darla", "beta-vae", "dae", "pixels", "factors", "random"]
+PerceptionName = Literal[
+    "darla",
+    "fine-tuned",
+    "entangled",
+    "beta-vae",
+    "dae",
+    "pixels",
+    "pixels+augmentation",
+    "domain-randomisation",
+    "factors",
+    "random",
+]
 AlgorithmName = Literal["dqn", "a3c", "unreal", "ec"]
 
 
@@ -174,6 +185,24 @@ class VAEConfig(Section):
     optimisation: OptimisationConfig = OptimisationConfig(images=400_000, learning_rate=1e-4)
 
 
+class EntangledConfig(Section):
+    """The beta-VAE of perception `entangled` (DARLA_ENC): that of `vision.vae` with a low beta."""
+
+    beta: NonNegativeFloat = Field(
+        0.01, description="Weight of the KL term; all else is as in vision.vae."
+    )
+
+
+class PixelVAEConfig(Section):
+    """The beta-VAE of perception `beta-vae`: that of `vision.vae` with a pixel loss."""
+
+    beta: NonNegativeFloat = Field(
+        0.25,
+        description="Weight of the KL term beside half the squared pixel error; all else is as in "
+        "vision.vae.",
+    )
+
+
 class GateConfig(Section):
     """What the DAE must show before the VAE starts, which cannot learn what the DAE lost."""
 
@@ -208,6 +237,8 @@ class VisionConfig(Section):
     gate: GateConfig = GateConfig()
     dae: DAEConfig = DAEConfig()
     vae: VAEConfig = VAEConfig()
+    entangled: EntangledConfig = EntangledConfig()
+    beta_vae: PixelVAEConfig = PixelVAEConfig()
 
 
 class DQNConfig(Section):
@@ -273,6 +304,11 @@ class A3CConfig(ActorCriticConfig):
         description="Standard deviation of fresh Gaussian noise on latents with a standard normal "
         "prior, each time that they are learned on.",
     )
+    augmentation_weight: NonNegativeFloat = Field(
+        0.1,
+        description="Weight of what policy and value change by on augmented frames (perception "
+        "pixels+augmentation).",
+    )
 
 
 class UnrealConfig(ActorCriticConfig):
@@ -307,6 +343,22 @@ class EpisodicControlConfig(Section):
     )
 
 
+class AugmentationConfig(Section):
+    """How perception `pixels+augmentation` changes the looks of frames that are learned on."""
+
+    convolution: Fraction = Field(
+        0.5,
+        description="Share of the frames that a random convolution changes; the others get new "
+        "colours.",
+    )
+    brightness: Fraction = Field(0.4, description="Largest change of the brightness, a share.")
+    contrast: Fraction = Field(0.4, description="Largest change of the contrast, a share.")
+    saturation: Fraction = Field(0.4, description="Largest change of the saturation, a share.")
+    hue: float = Field(
+        0.5, ge=0.0, le=0.5, description="Largest turn of the hue, in turns of the colour circle."
+    )
+
+
 class AgentsConfig(Section):
     """Stage 2: one cell per algorithm, perception and seed."""
 
@@ -332,6 +384,7 @@ class AgentsConfig(Section):
     a3c: A3CConfig = A3CConfig()
     unreal: UnrealConfig = UnrealConfig()
     ec: EpisodicControlConfig = EpisodicControlConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class TransferConfig(Section):

@@ -7,16 +7,21 @@ rows of the benchmark are here:
 | name | what a policy gets |
 | --- | --- |
 | `darla` | mean of the beta-VAE that a denoising autoencoder guided (1707.08475) |
+| `fine-tuned` | the pictures, behind a copy of that encoder which it learns further (DARLA_FT) |
+| `entangled` | mean of such a beta-VAE with a low beta (DARLA_ENC) |
 | `beta-vae` | mean of a beta-VAE with a pixel loss |
 | `dae` | bottleneck of the denoising autoencoder (DARLA_DAE) |
 | `random` | mean of an untrained encoder of the same architecture, with He's initial weights |
 | `pixels` | the pictures themselves: the algorithm learns a convolutional trunk end to end |
+| `pixels+augmentation` | the same, learned on pictures of changed looks too (SVEA, DrAC) |
+| `domain-randomisation` | the same, learned in all domains of D_U instead of those of D_S |
 | `factors` | the ground truth: the ceiling |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,6 +35,26 @@ if TYPE_CHECKING:
     from darla.rundir import RunDirectory
 
 
+ON_FRAMES = ("fine-tuned", "pixels", "pixels+augmentation", "domain-randomisation")
+"""Perceptions that hand on the pictures: an encoder is learned with the policy."""
+
+BLIND = ("pixels", "pixels+augmentation", "domain-randomisation", "factors", "random")
+"""Perceptions that do not wait for the vision of stage 1."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder that a policy starts from and learns further.
+
+    Attributes:
+        widths: of its fully connected layer and of its latents.
+        weights: its parameters in the order of its layers, float32 [P].
+    """
+
+    widths: tuple[int, int]
+    weights: np.ndarray
+
+
 class Perception:
     """Encodes observations for an algorithm. Picklable, so that Ray can send it to workers.
 
@@ -41,6 +66,8 @@ class Perception:
         needs: 'frames' or 'state': what `encode` reads.
         size: Height and width of the frames that it reads; None where it reads none, or any.
         standard: Whether the latents have a standard normal prior, so that noise has a scale.
+        augmented: Whether algorithms learn on pictures of changed looks too.
+        start: The encoder that algorithms start from; None: from random weights.
         fingerprint: Identifies weights and kind.
     """
 
@@ -55,6 +82,8 @@ class Perception:
         needs: Literal["frames", "state"] = "frames",
         size: int | None = None,
         standard: bool = False,
+        augmented: bool = False,
+        start: Start | None = None,
         encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """Stores the attributes; without an `encoder` observations pass as they are.
@@ -64,6 +93,7 @@ class Perception:
         self.name, self.shape, self.fingerprint = name, shape, fingerprint
         self.dtype = np.dtype(dtype)
         self.frozen, self.needs, self.size, self.standard = frozen, needs, size, standard
+        self.augmented, self.start = augmented, start
         self._encoder = encoder
 
     @property
@@ -135,11 +165,11 @@ def check_perception(name: str, config: Config) -> None:
     Raises:
         ConfigError: The vision of this configuration is of another kind.
     """
-    wanted = {"darla": "dae", "dae": "dae", "beta-vae": "pixel"}.get(name)
     given = config.vision.vae.reconstruction
-    if wanted not in (None, given):
+    if given != "dae" and name not in BLIND:
         raise ConfigError(
-            f"perception '{name}' needs vision.vae.reconstruction={wanted}, this run has '{given}'"
+            f"perception '{name}' needs vision.vae.reconstruction=dae, this run has '{given}'; a "
+            "beta-VAE with a pixel loss is perception 'beta-vae', of vision.beta_vae.beta"
         )
 
 
@@ -157,26 +187,56 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
         ConfigError: The run's vision is of another kind.
     """
     config = run.config
-    size = config.environment.size
-    if name == "pixels":
-        return Perception(
-            name, (size, size, 3), f"pixels-{size}", dtype=np.uint8, frozen=False, size=size
-        )
+    check_perception(name, config)
+    if name in ON_FRAMES:
+        return _on_frames(name, config, run)
     if name == "factors":
         return Perception(name, (state_size,), f"factors-{state_size}", needs="state")
     return _learned(name, config, run, seed)
 
 
-def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Perception:
-    from darla.vision.pretrain import fingerprint, load_model, make_dae, make_vae, seed_weights
+def _on_frames(name: str, config: Config, run: RunDirectory) -> Perception:
+    size, latents = config.environment.size, config.vision.vae.latents
+    start, mark = None, f"pixels-{size}"
+    if name == "fine-tuned":
+        import torch
 
-    check_perception(name, config)
+        from darla.vision.pretrain import load_model, make_vae, weights_file
+
+        vae = make_vae(config)
+        mark = load_model(vae, weights_file(run, "darla"))
+        means = (parameter[:latents] for parameter in vae.posterior.parameters())
+        layers = (*vae.trunk.parameters(), *vae.hidden.parameters(), *means)
+        weights = torch.cat([parameter.flatten() for parameter in layers]).numpy()
+        start = Start((config.vision.vae.hidden, latents), weights)
+    return Perception(
+        name,
+        (size, size, 3),
+        mark,
+        dtype=np.uint8,
+        frozen=False,
+        size=size,
+        augmented=name == "pixels+augmentation",
+        start=start,
+    )
+
+
+def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Perception:
+    from darla.vision.pretrain import (
+        fingerprint,
+        load_model,
+        make_dae,
+        make_vae,
+        seed_weights,
+        weights_file,
+    )
+
     if name == "dae":
         dae = make_dae(config)
         return Perception(
             name,
             (config.vision.dae.bottleneck,),
-            load_model(dae, run.vision / "dae.safetensors"),
+            load_model(dae, weights_file(run, "dae")),
             size=config.environment.size,
             encoder=_MeanEncoder(dae),
         )
@@ -186,7 +246,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
         vae.requires_grad_(False).eval()
         mark = fingerprint(vae)
     else:
-        mark = load_model(vae, run.vision / "vision.safetensors")
+        mark = load_model(vae, weights_file(run, name))
     return Perception(
         name,
         (config.vision.vae.latents,),

@@ -1,4 +1,4 @@
-"""Stage 1, the models: a denoising autoencoder, a gate, and the beta-VAE that it guides."""
+"""Stage 1, the models: a denoising autoencoder, a gate, and the beta-VAEs that it guides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darla.config import Config
+from darla.config import Config, VAEConfig
 from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
 from darla.frames import Frames, frames_digest, load_frames
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from darla.rundir import RunDirectory
 
 
+VAES = {"darla": "vae", "entangled": "entangled", "beta-vae": "beta-vae"}
+"""What metrics, checkpoints and stages call a beta-VAE, by the perception that it is for."""
+
+
 class GateError(DarlaError):
     """The denoising autoencoder lost the objects; a beta-VAE that it guides cannot learn them."""
 
@@ -44,6 +48,38 @@ def make_vae(config: Config) -> VAE:
     """An untrained beta-VAE of the configured size."""
     vae = config.vision.vae
     return VAE(config.environment.size, vae.latents, vae.hidden)
+
+
+def vae_settings(config: Config, perception: str) -> VAEConfig:
+    """The settings of a perception's beta-VAE: those of `vision.vae`, but for what it is about."""
+    vision = config.vision
+    changes = {
+        "darla": {},
+        "entangled": {"beta": vision.entangled.beta},
+        "beta-vae": {"beta": vision.beta_vae.beta, "reconstruction": "pixel"},
+    }
+    return vision.vae.model_copy(update=changes[perception])
+
+
+def models_of(config: Config) -> list[str]:
+    """The models that a run trains, in their order: what its perceptions ask for.
+
+    Returns:
+        `dae` and the perceptions of beta-VAEs. Where no perception asks for any, that of `darla`.
+    """
+    asked = {"darla" if name == "fine-tuned" else name for name in config.agents.perceptions}
+    vaes = [name for name in VAES if name in asked]
+    if not vaes and "dae" not in asked:
+        vaes = ["darla"]
+    settings = [vae_settings(config, name) for name in vaes]
+    if any(each.reconstruction == "dae" or each.warm_start for each in settings):
+        asked.add("dae")
+    return ["dae", *vaes] if "dae" in asked else vaes
+
+
+def weights_file(run: RunDirectory, model: str) -> Path:
+    """Where the weights of a finished model lie; names as in `models_of`."""
+    return run.vision / f"{'vision' if model == 'darla' else model}.safetensors"
 
 
 def load_model(model: torch.nn.Module, path: Path) -> str:
@@ -132,7 +168,6 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
 def _train_vision(
     config: Config, run: RunDirectory, device: torch.device, quiet: bool
 ) -> dict[str, Any]:
-    vision = config.vision
     train, validation = (load_frames(run.frames, split) for split in ("train", "validation"))
     folder = run.vision
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,41 +175,16 @@ def _train_vision(
     report: dict[str, Any] = {"frames": {"train": len(train), "validation": len(validation)}}
 
     dae = None
-    if vision.vae.reconstruction == "dae":
-        dae = make_dae(config).to(device)
-        report["dae"] = _train_dae(config, run, dae, pictures, validation, quiet)
-        _gate(config, report["dae"], folder)
-
-    vae = make_vae(config).to(device)
-    path = folder / "vision.safetensors"
-    if not path.exists():
-        seed_weights(vae, vision.seed, 1)
-        if vision.vae.warm_start and dae is not None:
-            vae.start_from(dae)
-        reconstruction = make_reconstruction(vision, dae)
-        objective = VAEObjective(vae, reconstruction, vision.vae.beta, vision.vae.decoder)
-        trainer = Trainer(objective, pictures, vision.vae.optimisation, vision)
-
-        def evaluate() -> dict[str, Any]:
-            latents = describe_latents(posterior(vae, validation.pictures)[1])
-            errors = reconstruction_errors(vae, validation, device)
-            return {
-                **errors,
-                "validation_kl": latents["kl"],
-                "active_units": latents["active_units"],
-            }
-
-        _fit_and_save(trainer, evaluate, path, run, quiet)
-    load_model(vae, path)
-    report["vae"] = _evaluate_vae(vae, dae, validation, device)
-    latents, divergences = posterior(vae, validation.pictures)
-    report["latents"] = describe_latents(divergences)
-    report["probe"] = probe(latents, validation, seed=vision.seed)
-    report["fingerprint"] = fingerprint(vae)
-    draw_reconstructions(dae, vae, validation, folder / "reconstructions.png")
-    draw_traversals(dae, vae, validation, divergences, folder / "traversals.png")
+    for name in models_of(config):
+        if name == "dae":
+            dae = make_dae(config).to(device)
+            report["dae"] = _train_dae(config, run, dae, pictures, validation, quiet)
+            _gate(config, report["dae"], folder)
+        else:
+            facts = _train_vae(config, run, name, dae, pictures, validation, quiet)
+            report |= facts if name == "darla" else {name: facts}
     write_json(folder / "report.json", report)
-    facts = {key: report[key] for key in ("vae", "probe")}
+    facts = {key: report[key] for key in ("vae", "probe") if key in report}
     run.finish("vision", parents=[run.frames / "index.json"], **facts)
     return report
 
@@ -188,7 +198,7 @@ def _train_dae(
     quiet: bool,
 ) -> dict[str, Any]:
     vision, folder, device = config.vision, run.vision, pictures.device
-    path = folder / "dae.safetensors"
+    path = weights_file(run, "dae")
 
     def evaluate() -> dict[str, Any]:
         return reconstruction_errors(dae, validation, device)
@@ -201,6 +211,60 @@ def _train_dae(
     load_model(dae, path)
     draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
     return evaluate()
+
+
+def _train_vae(
+    config: Config,
+    run: RunDirectory,
+    perception: str,
+    dae: DAE | None,
+    pictures: torch.Tensor,
+    validation: Frames,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Trains the beta-VAE of a perception; all of a run take the same weights, batches and noise.
+
+    Returns:
+        What it sees: `vae`, `latents`, `probe` and `fingerprint`.
+    """
+    vision, device = config.vision, pictures.device
+    settings, path = vae_settings(config, perception), weights_file(run, perception)
+    vae = make_vae(config).to(device)
+    reader = dae if settings.reconstruction == "dae" else None
+    if not path.exists():
+        seed_weights(vae, vision.seed, 1)
+        if settings.warm_start and dae is not None:
+            vae.start_from(dae)
+        objective = VAEObjective(
+            vae,
+            make_reconstruction(settings, reader),
+            settings.beta,
+            settings.decoder,
+            VAES[perception],
+        )
+        trainer = Trainer(objective, pictures, settings.optimisation, vision)
+
+        def evaluate() -> dict[str, Any]:
+            latents = describe_latents(posterior(vae, validation.pictures)[1])
+            errors = reconstruction_errors(vae, validation, device)
+            return {
+                **errors,
+                "validation_kl": latents["kl"],
+                "active_units": latents["active_units"],
+            }
+
+        _fit_and_save(trainer, evaluate, path, run, quiet)
+    load_model(vae, path)
+    means, divergences = posterior(vae, validation.pictures)
+    ending = "" if perception == "darla" else f"-{perception}"
+    draw_reconstructions(reader, vae, validation, run.vision / f"reconstructions{ending}.png")
+    draw_traversals(reader, vae, validation, divergences, run.vision / f"traversals{ending}.png")
+    return {
+        "vae": _evaluate_vae(vae, reader, validation, device),
+        "latents": describe_latents(divergences),
+        "probe": probe(means, validation, seed=vision.seed),
+        "fingerprint": fingerprint(vae),
+    }
 
 
 def _fit_and_save(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from darla.config import OptimisationConfig, VisionConfig
+from darla.config import OptimisationConfig, VAEConfig, VisionConfig
 from darla.devices import can_compile, choose_precision, usable_threads
 from darla.errors import CorruptFileError
 from darla.progress import Progress
@@ -90,14 +90,18 @@ class VAEObjective:
         reconstruction: Pixel or DAE term.
         beta: Weight of the KL term.
         decoder: 'sample' or 'mean': what the reconstruction term reads.
+        name: What metrics, checkpoints and stages call it.
     """
 
-    name = "vae"
-
     def __init__(
-        self, model: VAE, reconstruction: Reconstruction, beta: float, decoder: str = "mean"
+        self,
+        model: VAE,
+        reconstruction: Reconstruction,
+        beta: float,
+        decoder: str = "mean",
+        name: str = "vae",
     ) -> None:
-        self.model = model
+        self.model, self.name = model, name
         self._reconstruction, self._beta = reconstruction, beta
         self._sampled = decoder == "sample" and not isinstance(reconstruction, PixelReconstruction)
 
@@ -126,13 +130,13 @@ class VAEObjective:
         return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
 
-def make_reconstruction(config: VisionConfig, dae: DAE | None) -> Reconstruction:
+def make_reconstruction(config: VAEConfig, dae: DAE | None) -> Reconstruction:
     """The strategy that a configuration names; the `dae` strategy needs the trained autoencoder."""
-    if config.vae.reconstruction == "pixel":
+    if config.reconstruction == "pixel":
         return PixelReconstruction()
     if dae is None:
         raise ValueError("the 'dae' reconstruction needs a trained denoising autoencoder")
-    return DAEReconstruction(dae, config.vae.layer, config.vae.pixel_weight)
+    return DAEReconstruction(dae, config.layer, config.pixel_weight)
 
 
 def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:

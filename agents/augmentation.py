@@ -90,7 +90,7 @@ def recolour(
     rotation = _FROM_YIQ @ rotation @ _TO_YIQ
     saturated = (1 + saturation)[:, None, None] * torch.eye(3) - saturation[:, None, None] * grey
     matrix = ((1 + brightness) * (1 + contrast))[:, None, None] * (rotation @ saturated)
-    mean = torch.einsum("c,bchw->b", grey, pictures) / pictures[0, 0].numel()
+    mean = pictures.mean((2, 3)) @ grey
     shift = -(1 + brightness) * contrast * mean
     recoloured = torch.baddbmm(shift[:, None, None], matrix, pictures.flatten(2))
     return recoloured.view(pictures.shape).clamp(0.0, 1.0)

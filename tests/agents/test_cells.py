@@ -1,6 +1,10 @@
-from agents.cells import Cell, cells_of
+import pytest
+
+from agents.cells import Cell, cells_of, training_domains
 from agents.seeding import derive, numpy_generator, torch_generator
 from darla.config import AgentsConfig, Config
+from darla.errors import ConfigError
+from envs.registry import get_suite
 
 
 def test_cells_are_every_combination_with_a_readable_id():
@@ -14,6 +18,22 @@ def test_cells_are_every_combination_with_a_readable_id():
     ]
     assert str(cells[0]) == "dqn-darla-s0"
     assert cells[0] == Cell("dqn", "darla", 0)
+
+
+@pytest.mark.parametrize("perception", ["fine-tuned", "pixels+augmentation"])
+def test_what_needs_gradients_is_refused_for_ec_before_anything_is_trained(perception):
+    agents = AgentsConfig(algorithms=("ec",), perceptions=("darla", perception))
+    with pytest.raises(ConfigError, match=rf"ec has no gradients.*'{perception[:4]}"):
+        cells_of(Config(name="x", agents=agents))
+
+
+def test_a_cell_learns_in_d_s_and_with_domain_randomisation_in_d_u():
+    suite = get_suite("lab")
+    for perception in ("darla", "pixels", "pixels+augmentation", "fine-tuned"):
+        assert training_domains(Cell("dqn", perception, 0), suite) == suite.d_s
+    randomised = training_domains(Cell("dqn", "domain-randomisation", 0), suite)
+    assert randomised == suite.d_u
+    assert set(suite.d_t) <= set(randomised), "on this suite it is trained on the target"
 
 
 def test_named_streams_differ_and_repeat():

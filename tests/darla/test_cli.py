@@ -295,7 +295,8 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
         (("vision.device=gpu",), "vision.device is 'gpu', allowed is auto, cpu, cuda or cuda:N"),
         (
             ("vision.vae.reconstruction=pixel",),
-            "perception 'darla' needs vision.vae.reconstruction=dae, this run has 'pixel'",
+            "perception 'darla' needs vision.vae.reconstruction=dae, this run has 'pixel'; a "
+            "beta-VAE with a pixel loss is perception 'beta-vae', of vision.beta_vae.beta",
         ),
         (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
     ],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from darla.config import Config
+from darla.config import Config, PerceptionName, VAEConfig, VisionConfig
 from darla.errors import ConfigError, MissingFileError
-from darla.perception import load_perception
+from darla.perception import ON_FRAMES, check_perception, load_perception
 from darla.rundir import RunDirectory
 from darla.vision.evaluation import posterior
 from darla.vision.pretrain import make_dae, make_vae, save_model
@@ -89,6 +90,39 @@ def test_an_untrained_vision_names_the_command(run: RunDirectory) -> None:
         load_perception("darla", run, 0, STATE)
 
 
-def test_a_vision_of_another_kind_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(ConfigError, match=r"vision.vae.reconstruction=pixel"):
-        load_perception("beta-vae", run, 0, STATE)
+@pytest.mark.parametrize("name", ["darla", "fine-tuned", "entangled", "beta-vae", "dae"])
+def test_a_vision_of_another_kind_is_refused(name: str) -> None:
+    vision = VisionConfig(vae=VAEConfig(reconstruction="pixel"))
+    with pytest.raises(ConfigError, match=r"needs vision.vae.reconstruction=dae.*beta_vae.beta"):
+        check_perception(name, Config(name="toy", vision=vision))
+
+
+@pytest.mark.parametrize("name", ["pixels", "pixels+augmentation", "domain-randomisation"])
+def test_end_to_end_rows_see_the_same(run: RunDirectory, frames: np.ndarray, name: str) -> None:
+    perception = load_perception(name, run, 0, STATE)
+    assert (perception.encode(frames, None) == frames).all()
+    assert perception.fingerprint == load_perception("pixels", run, 0, STATE).fingerprint
+    assert perception.augmented == (name == "pixels+augmentation") and perception.start is None
+
+
+@pytest.mark.parametrize("name", ["entangled", "beta-vae"])
+def test_further_visions_lie_in_files_of_their_own(
+    run: RunDirectory, frames: np.ndarray, name: str
+) -> None:
+    vae = make_vae(run.config)
+    save_model(vae, run.vision / f"{name}.safetensors")
+    perception = load_perception(name, run, 0, STATE)
+    np.testing.assert_allclose(
+        perception.encode(frames, None), posterior(vae, torch.from_numpy(frames))[0], rtol=1e-4
+    )
+    assert perception.standard
+
+
+def test_every_name_of_the_configuration_is_a_perception(run: RunDirectory) -> None:
+    save_model(make_dae(run.config), run.vision / "dae.safetensors")
+    for model in ("vision", "entangled", "beta-vae"):
+        save_model(make_vae(run.config), run.vision / f"{model}.safetensors")
+    for name in get_args(PerceptionName):
+        perception = load_perception(name, run, 0, STATE)
+        assert perception.name == name
+        assert (len(perception.shape) == 3) == (name in ON_FRAMES)

@@ -15,7 +15,7 @@ from darla.perception import load_perception
 from darla.rundir import RunDirectory
 from darla.storage import read_json, read_jsonl
 from darla.vision import pretrain, training
-from darla.vision.pretrain import GateError, train_vision
+from darla.vision.pretrain import GateError, models_of, train_vision
 from darla.vision.training import learning_rate
 
 
@@ -39,14 +39,71 @@ def test_the_models_learn_and_the_report_says_how_well(run: RunDirectory) -> Non
     assert run.finished("vision")
 
 
+def with_perceptions(config: Config, *names: str, **changes: object) -> Config:
+    tree = config.model_dump()
+    tree["agents"]["perceptions"] = names
+    return Config.model_validate(tree | changes)
+
+
+@pytest.mark.parametrize(
+    ("perceptions", "models"),
+    [
+        (("darla",), ["dae", "darla"]),
+        (("fine-tuned", "pixels"), ["dae", "darla"]),
+        (("pixels", "factors"), ["dae", "darla"]),
+        (("dae",), ["dae"]),
+        (("beta-vae",), ["beta-vae"]),
+        (("entangled",), ["dae", "entangled"]),
+        (("beta-vae", "entangled", "darla"), ["dae", "darla", "entangled", "beta-vae"]),
+    ],
+)
+def test_the_perceptions_say_what_is_trained(
+    config: Config, perceptions: tuple[str, ...], models: list[str]
+) -> None:
+    assert models_of(with_perceptions(config, *perceptions)) == models
+
+
+def test_a_pixel_loss_that_starts_from_the_dae_waits_for_it(config: Config) -> None:
+    tree = with_perceptions(config, "beta-vae").model_dump()
+    tree["vision"]["vae"]["warm_start"] = True
+    assert models_of(Config.model_validate(tree)) == ["dae", "beta-vae"]
+
+
+def test_further_visions_leave_the_first_as_it_is(run: RunDirectory, tmp_path: Path) -> None:
+    alone = train_vision(run.config, run, quiet=True)
+    config = with_perceptions(run.config, "darla", "entangled", "beta-vae", name="three")
+    other = RunDirectory.open(config)
+    (other.path / "frames").symlink_to(run.frames)
+    report = train_vision(config, other, quiet=True)
+    further = {name: report.pop(name) for name in ("entangled", "beta-vae")}
+    assert report == alone
+    marks = {report["fingerprint"], *(each["fingerprint"] for each in further.values())}
+    assert len(marks) == 3
+    assert further["entangled"]["latents"]["kl"] > 1.2 * report["latents"]["kl"]
+    assert "through_dae/pixels" in further["entangled"]["vae"]
+    assert "through_dae/pixels" not in further["beta-vae"]["vae"]
+    stages = other.status()["stages"]
+    for name in further:
+        assert load_perception(name, other, 0, 0).fingerprint == further[name]["fingerprint"]
+        assert stages[name]["facts"]["images"] == 640
+        for kind in ("reconstructions", "traversals"):
+            assert (other.vision / f"{kind}-{name}.png").stat().st_size > 1000
+    rows = read_jsonl(other.vision / "metrics.jsonl")
+    assert {row["model"] for row in rows} == {"dae", "vae", "entangled", "beta-vae"}
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing that is not on disk survives."""
 
 
-@pytest.mark.parametrize(("model", "step"), [("dae", 25), ("vae", 13), ("vae", 38)])
+@pytest.mark.parametrize(
+    ("model", "step"), [("dae", 25), ("vae", 13), ("vae", 38), ("entangled", 25)]
+)
 def test_killed_and_repeated_it_ends_with_the_same_bits(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, step: int
 ) -> None:
+    perceptions = ("entangled",) if model == "entangled" else ("darla",)
+    run.config = with_perceptions(run.config, *perceptions)
     whole = train_vision(run.config, run, quiet=True)
     metrics = read_jsonl(run.vision / "metrics.jsonl")
 

@@ -197,7 +197,7 @@ class PixelVAEConfig(Section):
     """The beta-VAE of perception `beta-vae`: that of `vision.vae` with a pixel loss."""
 
     beta: NonNegativeFloat = Field(
-        0.25,
+        0.3,
         description="Weight of the KL term beside half the squared pixel error; all else is as in "
         "vision.vae.",
     )

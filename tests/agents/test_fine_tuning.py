@@ -17,7 +17,8 @@ from agents.worker import Chunk
 from darla.config import A3CConfig, Config, DQNConfig, RayConfig
 from darla.perception import load_perception
 from darla.rundir import RunDirectory
-from darla.vision.pretrain import make_vae, save_model, seed_weights
+from darla.vision.evaluation import posterior
+from darla.vision.pretrain import load_model, make_vae, save_model, seed_weights
 from tests.agents.test_augmentation import filled_replay
 from tests.agents.toy_training import toy_config, train_toy
 from tests.toys import PIXELS
@@ -65,11 +66,13 @@ def test_the_encoder_is_the_visions(run, perception, monkeypatch):
     darla = load_perception("darla", run, 0, 0)
     assert perception.fingerprint == darla.fingerprint
     assert not perception.frozen and perception.shape == SHAPE and perception.dtype == np.uint8
-    frames = np.random.default_rng(0).integers(256, size=(4, *SHAPE), dtype=np.uint8)
-    means = darla.encode(frames, None)
+    frames = torch.randint(256, (4, *SHAPE), dtype=torch.uint8)
+    vae = make_vae(run.config)
+    load_model(vae, run.vision / "vision.safetensors")
+    means, _ = posterior(vae, frames)
     assert means.std() > 0.1
     for network in networks(perception.start):
-        latents = network.layers[:2](torch.from_numpy(frames)).detach().numpy()
+        latents = network.layers[:2](frames).detach().numpy()
         np.testing.assert_allclose(latents, means, atol=1e-4)
 
 

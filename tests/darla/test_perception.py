@@ -112,9 +112,9 @@ def test_further_visions_lie_in_files_of_their_own(
     vae = make_vae(run.config)
     save_model(vae, run.vision / f"{name}.safetensors")
     perception = load_perception(name, run, 0, STATE)
-    np.testing.assert_allclose(
-        perception.encode(frames, None), posterior(vae, torch.from_numpy(frames))[0], rtol=1e-4
-    )
+    exact = posterior(vae, torch.from_numpy(frames))[0]
+    latents = perception.encode(frames, None)
+    np.testing.assert_allclose(latents, exact, atol=0.01 * np.abs(exact).max())  # bfloat16
     assert perception.standard
 
 

@@ -10,12 +10,14 @@ import ray
 from agents.algorithms import load_policy
 from agents.cells import Cell
 from agents.dqn import DQNTrainer
+from agents.training import train_on
 from darla.config import DQNConfig
 from darla.errors import ConfigError, CorruptFileError, FingerprintError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors
 from tests.agents.toy_training import (
     CELL,
+    DOMAINS,
     Slow,
     toy_config,
     train_toy,
@@ -99,6 +101,24 @@ def test_results_do_not_depend_on_timing(reference, tmp_path):
     train_toy_alone(slow, factory=Slow)
     assert weights(slow) == weights(reference[0])
     assert metrics(slow) == metrics(reference[0])
+
+
+def test_evaluations_may_be_on_other_domains(toy_pool, tmp_path, monkeypatch):
+    evaluated = []
+    evaluate = toy_pool.launch_evaluation
+
+    def launch_evaluation(policy, perception, domains, *args, **kwargs):
+        evaluated.append(domains)
+        evaluate(policy, perception, domains, *args, **kwargs)
+
+    monkeypatch.setattr(toy_pool, "launch_evaluation", launch_evaluation)
+    config = toy_config(tmp_path, 400)
+    run, options = RunDirectory.open(config), {"domains": DOMAINS, "quiet": True}
+    perception = toy_perception()
+    train_on(
+        toy_pool, config, run, CELL, perception=perception, evaluation_domains=("first",), **options
+    )
+    assert evaluated == [("first",)]
 
 
 def test_another_seed_gives_another_policy(reference, toy_pool, tmp_path):

@@ -9,7 +9,7 @@ same bits as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -288,34 +288,12 @@ class GradientDigest:
             "entropy": entropy.item(),
         }
         if self.augmentation is not None:
-            shift = self._shift(network, rollout, rng, log_probabilities, values)
+            observations = torch.from_numpy(rollout.steps.observations)
+            looks = augment(observations.flatten(0, 1), self.augmentation, rng)
+            shift = _shift(network, rollout, looks, log_probabilities, values)
             loss = loss + self.augmentation_weight * shift
             figures["augmentation_loss"] = shift.item()
         return loss, figures
-
-    def _shift(
-        self,
-        network: Any,
-        rollout: Rollout,
-        rng: np.random.Generator,
-        log_probabilities: list[torch.Tensor],
-        values: torch.Tensor,
-    ) -> torch.Tensor:
-        """Returns what policy (KL) and value (squared) change by on augmented frames."""
-        steps = rollout.steps
-        clean = torch.from_numpy(steps.observations)
-        augmented = augment(clean.flatten(0, 1), self.augmentation, rng).unflatten(0, values.shape)
-        features, _ = network.unroll(
-            augmented,
-            torch.from_numpy(rollout.memory),
-            torch.from_numpy(steps.terminated | steps.truncated),
-        )
-        other_log_probabilities, other_values = network.judge(features)
-        divergence = sum(
-            (part.detach().exp() * (part.detach() - other)).sum(-1)
-            for part, other in zip(log_probabilities, other_log_probabilities, strict=True)
-        )
-        return (divergence + (values.detach() - other_values).square()).mean()
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns nothing: it keeps nothing."""
@@ -323,6 +301,28 @@ class GradientDigest:
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Takes nothing."""
+
+
+def _shift(
+    network: ActorCritic,
+    rollout: Rollout,
+    looks: torch.Tensor,
+    log_probabilities: Sequence[torch.Tensor],
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """Returns what policy (KL) and value (squared) change by on other looks of the frames."""
+    steps = rollout.steps
+    features, _ = network.unroll(
+        looks.unflatten(0, values.shape),
+        torch.from_numpy(rollout.memory),
+        torch.from_numpy(steps.terminated | steps.truncated),
+    )
+    changed, changed_values = network.judge(features)
+    divergences = [
+        (part.detach().exp() * (part.detach() - other)).sum(-1)
+        for part, other in zip(log_probabilities, changed, strict=True)
+    ]
+    return (sum(divergences) + (values.detach() - changed_values).square()).mean()
 
 
 class A3CTrainer(Trainer):

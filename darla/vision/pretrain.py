@@ -53,7 +53,7 @@ def make_vae(config: Config) -> VAE:
 def vae_settings(config: Config, perception: str) -> VAEConfig:
     """The settings of a perception's beta-VAE: those of `vision.vae`, but for what it is about."""
     vision = config.vision
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "darla": {},
         "entangled": {"beta": vision.entangled.beta},
         "beta-vae": {"beta": vision.beta_vae.beta, "reconstruction": "pixel"},
@@ -67,7 +67,8 @@ def models_of(config: Config) -> list[str]:
     Returns:
         `dae` and the perceptions of beta-VAEs. Where no perception asks for any, that of `darla`.
     """
-    asked = {"darla" if name == "fine-tuned" else name for name in config.agents.perceptions}
+    named = config.agents.perceptions
+    asked: set[str] = {"darla" if name == "fine-tuned" else name for name in named}
     vaes = [name for name in VAES if name in asked]
     if not vaes and "dae" not in asked:
         vaes = ["darla"]

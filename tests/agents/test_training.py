@@ -118,7 +118,7 @@ def test_evaluations_may_be_on_other_domains(toy_pool, tmp_path, monkeypatch):
     train_on(
         toy_pool, config, run, CELL, perception=perception, evaluation_domains=("first",), **options
     )
-    assert evaluated == [("first",)]
+    assert set(evaluated) == {("first",)}
 
 
 def test_another_seed_gives_another_policy(reference, toy_pool, tmp_path):

@@ -153,7 +153,7 @@ def test_weight_decay_spares_a3cs_encoder(perception, tmp_path):
 @pytest.mark.parametrize("algorithm", ["dqn", "a3c"])
 def test_the_encoder_learns_with_the_policy(perception, toy_pool, tmp_path, algorithm):
     cell = Cell(algorithm, "fine-tuned", 0)
-    config = toy_config(tmp_path, 500, a3c=A3CConfig(hidden=(8,)))
+    config = toy_config(tmp_path / "train", 500, a3c=A3CConfig(hidden=(8,)))
     facts = train_toy(config, toy_pool, perception=perception, cell=cell)
     assert facts["updates"] > 0
     policy = load_policy(RunDirectory.open(config), cell)

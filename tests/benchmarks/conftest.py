@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.results import Score
+from tests.benchmarks.browser import chromium, open_page  # noqa: F401
 
 DOMAINS = {
     "lab/A/hat-can": ("source",),

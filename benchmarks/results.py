@@ -201,7 +201,7 @@ def _normalised(entry: Entry, sample: Sample, group: str) -> dict[str, Any] | No
 
 
 def _kept(entry: Entry, sample: Sample, group: str) -> dict[str, Any] | None:
-    """The share of what was learned in the source that is left, (target - floor) / (source - floor).
+    """What is left of what was learned in the source: (target - floor) / (source - floor).
 
     The floor is the random policy in the same domains. None where the source score is not above it
     with its interval: nothing was learned that could be kept.

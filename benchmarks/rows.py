@@ -36,7 +36,7 @@ ENTRANTS = {
     "random":               Entrant("ablation", "untrained encoder", "an untrained encoder"),
     "pixels":               Entrant("baseline", "pixels, end to end", "end-to-end pixels"),
     "pixels+augmentation":  Entrant("baseline", "pixels, augmented", "augmented pixels"),
-    "domain-randomisation": Entrant("baseline", "pixels, all of D_U", "pixels of all of D_U", False),
+    "domain-randomisation": Entrant("baseline", "pixels, all D_U", "pixels of all D_U", False),
     "factors":              Entrant("ceiling", "true factors (ceiling)", "the true factors", False),
     "none":                 Entrant("floor", "random policy (floor)", "the random policy"),
 }

@@ -27,14 +27,12 @@ def headline(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
         rows: `rows` of `benchmarks.results.summarise`.
         comparisons: `comparisons` of the same.
     """
-    for group, place in PLACES.items():
-        row = chosen(rows, group)
-        if row is not None:
-            break
-    else:
+    group = next((group for group in PLACES if chosen(rows, group)), "target")
+    row = chosen(rows, group)
+    if row is None:
         return "No trained policy has been scored in a target domain yet."
-    text = f"Zero-shot {place}, {row['algorithm'].upper()} on {entrant(row['perception']).words}"
-    text += f" {_result(row, group)}"
+    text = f"Zero-shot {PLACES[group]}, {row['algorithm'].upper()} on"
+    text += f" {entrant(row['perception']).words} {_result(row, group)}"
     against = rival(rows, row, group)
     if against is not None:
         text += f"; its strongest rival, {entrant(against['perception']).words},"

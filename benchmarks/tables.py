@@ -17,7 +17,7 @@ COLUMNS = (
     *("seeds", "episodes", "decisions", "frames"),
     *("median", "median_ci95_low", "median_ci95_high", "group", "against", "shift"),
 )
-"""Columns of `results.csv`, explained in docs/report.md; new ones are only ever added at the end."""
+"""Columns of `results.csv`, explained in docs/report.md; new ones are added at the end alone."""
 
 
 def csv_table(results: Mapping[str, Any]) -> str:

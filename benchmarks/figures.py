@@ -88,7 +88,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Profile:
-    """A performance profile: the share of runs above each threshold, with its interval, each [T]."""
+    """The share of runs above each threshold, with the ends of its interval, each [T]."""
 
     key: str
     label: str

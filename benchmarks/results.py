@@ -16,7 +16,14 @@ from benchmarks import statistics
 from benchmarks.attribution import drops
 from benchmarks.rows import entrant
 from benchmarks.sample import Entry, Sample
-from benchmarks.scores import GROUPS, RANDOM_POLICY, Score, read_scores
+from benchmarks.scores import (
+    GROUPS,
+    RANDOM_POLICY,
+    UNFINISHED,
+    Score,
+    by_protocol,
+    read_scores,
+)
 from benchmarks.sentences import headline, limits
 from benchmarks.statistics import RESAMPLES, Estimate, FloatArray, Runs, estimate
 from benchmarks.tables import csv_table
@@ -48,16 +55,25 @@ def write_results(run: RunDirectory) -> dict[str, Any]:
 def results_of(run: RunDirectory) -> dict[str, Any]:
     """Summarises the scores of a run.
 
+    Returns:
+        The summary of the run's own suite, with `protocols`: the summaries of the other suites
+        that its policies were scored in, by name.
+
     Raises:
         MissingFileError, CorruptFileError: As `read_scores`.
     """
     scores = read_scores(run)
+    parts = by_protocol(scores)
+    own = parts.pop(run.config.suite, [score for score in scores if score.split == "source"])
     try:
-        return summarise(scores, suite_of(run.config).world)
+        world = suite_of(run.config).world
+        results = summarise(own, world)
+        protocols = {name: summarise(part, world) for name, part in parts.items()}
     except (ConfigError, DomainError) as error:
-        results = summarise(scores)
+        results = summarise(own)
+        protocols = {name: summarise(part) for name, part in parts.items()}
         results["notes"].append(f"What drops are due to is left out: {error}.")
-        return results
+    return results | {"protocols": protocols}
 
 
 def summarise(
@@ -94,7 +110,7 @@ def summarise(
     return {
         "headline": headline(rows, comparisons),
         "notes": notes,
-        "suite": ", ".join(sorted({score.suite for score in scores})),
+        "suite": ", ".join(sorted({score.suite for score in scores if score.split == "target"})),
         "bootstrap": {"seed": seed, "resamples": RESAMPLES, "level": 0.95},
         "rows": rows,
         "comparisons": comparisons,
@@ -109,7 +125,7 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
     row: dict[str, Any] = {
         "algorithm": entry.algorithm,
         "perception": entry.perception,
-        "label": entrant(entry.perception).label,
+        "label": entrant(entry.perception).label + (f" ({UNFINISHED})" if entry.unfinished else ""),
         "kind": entrant(entry.perception).kind,
         "seeds": entry.seeds,
         "decisions": max(score.decisions for score in entry.scores),
@@ -152,6 +168,10 @@ def _note_gaps(entry: Entry, sample: Sample, notes: list[str]) -> None:
                 f"{entry.name}: seed(s) {dropped} lack domains of {group} and are left out of its"
                 " score."
             )
+    if entry.unfinished:
+        notes.append(
+            f"{entry.name}: seed(s) {entry.unfinished} were scored before their training ended."
+        )
     if len({score.frames for score in entry.scores}) > 1:
         notes.append(f"{entry.name}: its seeds were trained for different numbers of frames.")
 

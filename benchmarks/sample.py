@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from benchmarks.rows import order
-from benchmarks.scores import GROUPS, Score
+from benchmarks.scores import GROUPS, UNFINISHED, Score
 from benchmarks.statistics import (
     RESAMPLES,
     FloatArray,
@@ -28,6 +28,7 @@ class Entry:
         perception: Name of the perception.
         scores: Its rows.
         seeds: Its training seeds, in order.
+        unfinished: Those of them whose training had not ended.
         tags: Tags of every domain that it was scored in.
         groups: Group ('source', 'target', 'encoder_ood') of every domain that it was scored in.
     """
@@ -37,6 +38,7 @@ class Entry:
         self.algorithm, self.perception = scores[0].algorithm, scores[0].perception
         self.scores = scores
         self.seeds = sorted({score.seed for score in scores})
+        self.unfinished = sorted({score.seed for score in scores if UNFINISHED in score.tags})
         self.tags = {score.domain: score.tags for score in scores}
         self.groups = {score.domain: score.group for score in scores}
         self._sample = sample

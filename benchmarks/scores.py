@@ -8,7 +8,7 @@ those with a factor value that the encoder never saw. The two are never averaged
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,12 @@ from envs.domains import ENCODER_OOD
 if TYPE_CHECKING:
     from darla.rundir import RunDirectory
 
+EpisodeKey = tuple[str, str, int, str, str, int]
+"""Algorithm, perception, seed, suite (empty in a source domain), domain and number."""
+
 RANDOM_POLICY = "random-policy"
+UNFINISHED = "unfinished"
+"""Tag of the scores of a policy whose training had not ended."""
 GROUPS = ("source", "target", "encoder_ood")
 """What the scores of a row are kept apart by."""
 
@@ -47,7 +52,7 @@ class Score:
     Attributes:
         suite: Name of the suite.
         domain: Id of the domain that was played.
-        tags: The suite's tags of that domain.
+        tags: The suite's tags of that domain, and 'unfinished' where the training had not ended.
         split: 'source' or 'target'.
         algorithm: 'dqn' and the like, or 'random-policy'.
         perception: Name of the perception, 'none' for the random policy.
@@ -76,9 +81,10 @@ class Score:
     frames: int
 
     @property
-    def key(self) -> tuple[str, str, int, str, int]:
-        """What makes this episode one of a kind in a run."""
-        return (self.algorithm, self.perception, self.seed, self.domain, self.episode)
+    def key(self) -> EpisodeKey:
+        """What makes this episode one of a kind in a run; all protocols share the sources."""
+        suite = "" if self.split == "source" else self.suite
+        return (self.algorithm, self.perception, self.seed, suite, self.domain, self.episode)
 
     @property
     def group(self) -> str:
@@ -134,7 +140,7 @@ def parse_scores(rows: Iterable[Mapping[str, Any]], name: str = "scores.jsonl") 
         CorruptFileError: As `Score.of_row`, and on duplicates; the message names the line.
     """
     scores: list[Score] = []
-    seen: dict[tuple[str, str, int, str, int], int] = {}
+    seen: dict[EpisodeKey, int] = {}
     for number, row in enumerate(rows, start=1):
         score = Score.of_row(row, f"{name}, line {number}")
         if score.key in seen:
@@ -144,6 +150,17 @@ def parse_scores(rows: Iterable[Mapping[str, Any]], name: str = "scores.jsonl") 
         seen[score.key] = number
         scores.append(score)
     return scores
+
+
+def by_protocol(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Returns the rows of every suite that targets were scored in, each with all source rows.
+
+    The targets of two protocols are never averaged together.
+    """
+    sources = [score for score in scores if score.split == "source"]
+    targets = [score for score in scores if score.split == "target"]
+    names = dict.fromkeys(score.suite for score in targets)
+    return {name: sources + [each for each in targets if each.suite == name] for name in names}
 
 
 def read_scores(run: RunDirectory) -> list[Score]:

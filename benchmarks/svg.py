@@ -63,6 +63,7 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Returns the pixel of a value."""
         share = (value - self.low) / (self.high - self.low or 1.0)
         return self.start + share * (self.end - self.start)
 
@@ -97,6 +98,11 @@ def marker(key: str, x: float, y: float, *, filled: bool) -> str:
     }[style(key).marker]
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
     return f'<polygon class="mark" style="{paint}" points="{points}"/>'
+
+
+def swatch(key: str) -> str:
+    """A small picture of a perception's marker, for the start of a line of text."""
+    return f'<svg viewBox="0 0 14 14" aria-hidden="true">{marker(key, 7, 7, filled=True)}</svg>'
 
 
 def line(key: str, points: Iterable[tuple[float, float]], title: str) -> str:

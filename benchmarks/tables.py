@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,18 +25,25 @@ def csv_table(results: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in results["rows"]:
+    for part in (results, *results.get("protocols", {}).values()):
+        for line in (*_row_lines(part["rows"]), *_comparison_lines(part["comparisons"])):
+            writer.writerow({"suite": part["suite"]} | line)
+    return buffer.getvalue()
+
+
+def _row_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
         about = {name: row[name] for name in ("algorithm", "perception", "decisions", "frames")}
         for line in _lines(row):
-            writer.writerow({"suite": results["suite"]} | about | line)
-    for each in results["comparisons"]:
+            yield about | line
+
+
+def _comparison_lines(comparisons: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for each in comparisons:
+        about = {"algorithm": each["algorithm"], "perception": "darla"}
+        about |= {"group": each["group"], "against": each["against"]}
         for measure in ("improvement", "difference"):
-            writer.writerow(
-                {"suite": results["suite"], "algorithm": each["algorithm"], "perception": "darla"}
-                | {"measure": measure, "group": each["group"], "against": each["against"]}
-                | _columns(each[measure])
-            )
-    return buffer.getvalue()
+            yield about | {"measure": measure} | _columns(each[measure])
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

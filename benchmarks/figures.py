@@ -170,7 +170,7 @@ def curve_plot(curves: Sequence[Curve], title: str, *, floor: float | None = Non
     def draw(width: int) -> str:
         wide = width == WIDE
         height, left, top, bottom = 380, 38, 30, 336
-        gutter, labels = (44, 150) if wide else (30, 112)
+        gutter, labels = (44, 150) if wide else (28, 124)
         right = width - gutter - labels
         x = Axis(0.0, max(max(curve.frames) for curve in curves), left, right)
         y = axis(_curve_span(curves, floor), bottom, top)

@@ -28,7 +28,7 @@ class Entrant:
 
 # fmt: off
 ENTRANTS = {
-    "darla":                Entrant("ours", "DARLA", "DARLA's frozen vision"),
+    "darla":                Entrant("ours", "DARLA", "DARLA’s frozen vision"),
     "entangled":            Entrant("ablation", "DARLA, entangled", "an entangled vision"),
     "beta-vae":             Entrant("ablation", "β-VAE, pixel loss", "a pixel-loss β-VAE"),
     "dae":                  Entrant("ablation", "DAE features", "features of the autoencoder"),

@@ -17,6 +17,7 @@ from benchmarks.statistics import FEW_SEEDS
 from benchmarks.tables import format_estimate, format_share, grouped
 
 Row = Mapping[str, Any]
+OF_WHAT = " of its source score above chance"
 PLACES = {"target": "in the target", "encoder_ood": "in looks that the vision never saw"}
 
 
@@ -32,11 +33,12 @@ def headline(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     if row is None:
         return "No trained policy has been scored in a target domain yet."
     text = f"Zero-shot {PLACES[group]}, {row['algorithm'].upper()} on"
-    text += f" {entrant(row['perception']).words} {_result(row, group)}"
+    text += f" {entrant(row['perception']).words} {_result(row, group, OF_WHAT)}"
     against = rival(rows, row, group)
     if against is not None:
         text += f"; its strongest rival, {entrant(against['perception']).words},"
-        text += f" {_result(against, group)}{_budgets(row, against)}"
+        text += f" {_result(against, group, '' if row['kept'][group] else OF_WHAT)}"
+        text += _budgets(row, against)
         text += _verdict(row, against, group, comparisons)
     return f"{text} (95 % intervals; {_evidence(row[group])})."
 
@@ -122,13 +124,11 @@ def _source(row: Row) -> float:
     return float(row["source"]["mean"]) if row["source"] else float("-inf")
 
 
-def _result(row: Row, group: str) -> str:
+def _result(row: Row, group: str, of_what: str) -> str:
     """The target score, and what it is of the source score."""
     text = f"scores {format_estimate(row[group])}"
     if row["kept"][group]:
-        return (
-            f"{text} and keeps {format_share(row['kept'][group])} of its source score above chance"
-        )
+        return f"{text} and keeps {format_share(row['kept'][group])}{of_what}"
     if row["source"]:
         return f"{text}, after {format_estimate(row['source'])} in the source"
     return text

@@ -30,8 +30,8 @@ class Style:
 STYLES = {
     "darla": Style("blue", "circle", ""),
     "entangled": Style("sky", "square", "8 3"),
-    "beta-vae": Style("sky", "diamond", "2 3"),
-    "dae": Style("sky", "triangle", "9 3 2 3"),
+    "beta-vae": Style("sky", "diamond", "6 2 2 2"),
+    "dae": Style("sky", "triangle", "3 3"),
     "fine-tuned": Style("purple", "square", "5 2"),
     "random": Style("purple", "triangle", "9 3 2 3"),
     "pixels": Style("vermillion", "square", "7 3"),

@@ -95,9 +95,8 @@ def test_what_is_kept_is_the_share_above_chance(full) -> None:
 
     found = row_of(summarise(full), "pixels")["kept"]["target"]
     left = mean("pixels", "target") - mean("none", "target")
-    assert found["value"] == pytest.approx(
-        left / (mean("pixels", "source") - mean("none", "source"))
-    )
+    learned = mean("pixels", "source") - mean("none", "source")
+    assert found["value"] == pytest.approx(left / learned)
 
 
 def test_nothing_is_kept_of_what_was_not_learned(scores_of) -> None:

@@ -14,7 +14,7 @@ def test_the_headline_says_that_darla_wins(scores_of) -> None:
         scores_of("pixels", target=1.0), scores_of("darla", source=8.0), floor_of(scores_of)
     )
     assert text.startswith("Zero-shot in the target, DQN on DARLA’s frozen vision scores 5.")
-    assert "% of" not in text and "] of its source score above chance; its strongest rival" in text
+    assert "] of its source score above chance; its strongest rival" in text
     assert "end-to-end pixels, scores" in text
     assert (
         ": DARLA scores 5.00 [" in text and "] more (95 % intervals; 3 seeds, fewer than 5)" in text
@@ -67,7 +67,7 @@ def test_what_is_left_out_is_said(scores_of) -> None:
     assert "The random policy was not scored" in note
     (note,) = summarise(scores_of(seeds=5) + floor_of(scores_of))["notes"]
     assert "`factors` was not scored with DQN" in note
-    blind = scores_of("pixels", source=0.0, target=0.0, seeds=5)
+    blind = scores_of("pixels", source=-1.0, target=0.0, seeds=5)
     notes = summarise(blind + scores_of("factors", seeds=5) + floor_of(scores_of))["notes"]
     assert any("DQN on end-to-end pixels is not told apart from the random" in n for n in notes)
     seen = scores_of("domain-randomisation", seeds=5)

@@ -119,14 +119,14 @@ def test_layouts_that_all_seeds_share_do_not_average_out() -> None:
 
 
 def test_interval_covers_the_truth() -> None:
-    """Twelve seeds on shared layouts: about 95 % of the intervals hold the true mean, 0."""
+    """Many seeds on shared layouts: about 95 % of the intervals hold the true mean, 0."""
     generator, covered, trials = rng(), 0, 300
     for _ in range(trials):
-        seeds, layouts = generator.normal(size=(12, 1, 1)), generator.normal(size=(1, 1, 20))
-        returns = seeds + layouts + generator.normal(size=(12, 1, 20))
+        seeds, layouts = generator.normal(size=(30, 1, 1)), generator.normal(size=(1, 1, 40))
+        returns = seeds + layouts + generator.normal(size=(30, 1, 40))
         found = estimate(statistics.mean, runs_of(returns, generator, 300))
         covered += found.low <= 0.0 <= found.high
-    assert 0.90 * trials <= covered <= 0.99 * trials
+    assert 0.91 * trials <= covered <= 0.98 * trials
 
 
 def test_domains_are_strata() -> None:

@@ -34,10 +34,11 @@ def interval_figure(rows: Sequence[Row]) -> Markup:
         figures.IntervalRow(
             key=row["perception"],
             label=" · ".join(filter(None, [row.get("run"), name_of(row, rows)])),
-            source=_interval(row["source"]),
-            target=_interval(row["target"] or row["encoder_ood"]),
+            source=_interval(row["source"]) if row["source"] else None,
+            target=_interval(target) if target else None,
         )
         for row in rows
+        for target in [row["target"] or row["encoder_ood"]]
     ]
     return Markup(figures.interval_plot(lines, "Return in source and target with 95 % intervals"))
 

@@ -10,7 +10,7 @@ all of its domains, which are strata and never drawn. All policies play the same
 lucky draw of layouts lifts all of them: each replicate therefore gives every layout one random
 weight, exponential as in Rubin's Bayesian bootstrap (1981), which holds for all seeds, domains and
 perceptions that played it. Resampling both of two crossed factors is Owen's pigeonhole bootstrap
-(2007, arXiv 0712.1111), a little too wide where seeds and layouts interact. With one seed only the
+(Annals of Applied Statistics, 2007), a little too wide where seeds and layouts interact. With one seed only the
 layouts are left: such an interval covers the luck of the evaluation and not that of the training.
 
 Interquartile mean, performance profile, probability of improvement and the percentile bootstrap
@@ -149,7 +149,7 @@ def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> FloatArr
     """How often a run of ours scores more than one of theirs in the same domain.
 
     The share of pairs of seeds in which ours is higher, a tie counting one half, averaged over
-    domains (Agarwal et al. 2021, section 4.3).
+    domains (Agarwal et al. 2021).
 
     Args:
         ours: float64 [..., seeds, domains].
@@ -165,7 +165,7 @@ def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> FloatArr
 def performance_profile(scores: FloatArray, thresholds: npt.ArrayLike) -> FloatArray:
     """The share of runs, over seeds and domains, that score more than each threshold.
 
-    The run-score distribution of Agarwal et al. 2021, section 4.2, equation 3.
+    The run-score distribution of Agarwal et al. 2021.
 
     Args:
         scores: float64 [..., seeds, domains].

@@ -10,8 +10,9 @@ all of its domains, which are strata and never drawn. All policies play the same
 lucky draw of layouts lifts all of them: each replicate therefore gives every layout one random
 weight, exponential as in Rubin's Bayesian bootstrap (1981), which holds for all seeds, domains and
 perceptions that played it. Resampling both of two crossed factors is Owen's pigeonhole bootstrap
-(Annals of Applied Statistics, 2007), a little too wide where seeds and layouts interact. With one seed only the
-layouts are left: such an interval covers the luck of the evaluation and not that of the training.
+(Annals of Applied Statistics, 2007), a little too wide where seeds and layouts interact. With one
+seed only the layouts are left: such an interval covers the luck of the evaluation and not that of
+the training.
 
 Interquartile mean, performance profile, probability of improvement and the percentile bootstrap
 follow Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice", arXiv 2108.13264);

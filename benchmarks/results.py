@@ -103,6 +103,7 @@ def summarise(
         or is not defined, is null.
     """
     sample = Sample(scores, seed)
+    targets = [score for score in scores if score.split == "target"]
     notes: list[str] = []
     rows = [_row(entry, sample, world, notes) for entry in sample.entries.values()]
     comparisons = _comparisons(sample)
@@ -110,7 +111,7 @@ def summarise(
     return {
         "headline": headline(rows, comparisons),
         "notes": notes,
-        "suite": ", ".join(sorted({score.suite for score in scores if score.split == "target"})),
+        "suite": ", ".join(sorted({each.suite for each in (targets or scores)})),
         "bootstrap": {"seed": seed, "resamples": RESAMPLES, "level": 0.95},
         "rows": rows,
         "comparisons": comparisons,

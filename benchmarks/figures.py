@@ -1,24 +1,34 @@
-"""Small SVG figures for the report: intervals, learning curves and bars.
-
-A figure is text without any reference to another file. Colours are CSS variables (`--c-darla` and
-the like, which the report's style sheet sets for light and dark) and `currentColor`; every series
-also has a marker or dash of its own, so that nothing is told by colour alone. Each figure is drawn
-twice, for wide and for narrow screens, and the style sheet shows one of them: text keeps its size
-on a phone.
-"""
+"""The report's figures: intervals, learning curves, performance profiles and bars."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
 
-WIDE, NARROW = 720, 360
-DASHES = {"darla": "", "pixels": "7 3", "factors": "2 3", "random": "9 3 2 3"}
-MARKERS = ("circle", "square", "diamond", "triangle")
+from benchmarks.svg import (
+    WIDE,
+    Axis,
+    axis,
+    band,
+    colour,
+    drawing,
+    frames_label,
+    grid_x,
+    grid_y,
+    line,
+    marker,
+    responsive,
+    rule,
+    spread,
+    text,
+    tick_label,
+    whisker,
+)
+from benchmarks.tables import number
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,10 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Returns `mean [low, high]`."""
+        return f"{number(self.mean)} [{number(self.low)}, {number(self.high)}]"
+
 
 @dataclass(frozen=True)
 class IntervalRow:
@@ -38,6 +52,15 @@ class IntervalRow:
     label: str
     source: Interval | None
     target: Interval | None
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A line of a forest plot; `key` is the perception that it is drawn as."""
+
+    key: str
+    label: str
+    value: Interval
 
 
 @dataclass(frozen=True)
@@ -63,25 +86,76 @@ class Curve:
     target: Interval | None = None
 
 
+@dataclass(frozen=True)
+class Profile:
+    """The share of runs above each threshold, with the ends of its interval, each [T]."""
+
+    key: str
+    label: str
+    share: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
 def interval_plot(rows: Sequence[IntervalRow], title: str) -> str:
-    """Source and target of every row on one axis, joined by a line as long as the gap."""
+    """Source and target of every row on one axis, joined by a bar as long as the gap."""
 
     def draw(width: int) -> str:
         wide = width == WIDE
-        left, top, step = (190, 26, 40) if wide else (8, 26, 56)
+        left, top, step = (190, 18, 38) if wide else (8, 18, 54)
         right, bottom = width - 16, top + step * len(rows)
-        x = _axis(_span(rows), left, right)
-        parts = [_grid_x(x, top, bottom)]
-        for number, row in enumerate(rows):
-            middle = top + step * (number + (0.5 if wide else 0.64))
-            if wide:
-                parts.append(_text(left - 14, middle + 4.5, row.label, anchor="end"))
-            else:
-                parts.append(_text(left, middle - 15, row.label))
+        x = axis(_span(rows), left, right)
+        parts = [grid_x(x, top, bottom)]
+        for place, row in enumerate(rows):
+            middle = top + step * (place + (0.5 if wide else 0.66))
+            parts.append(_row_label(row.label, wide, left, middle))
             parts.append(_interval_row(row, x, middle))
-        return _svg(width, bottom + 24, title, parts)
+        parts.append(text((left + right) / 2, bottom + 36, "return", kind="soft", anchor="middle"))
+        return drawing(width, bottom + 42, title, parts)
 
-    return _responsive(draw)
+    return responsive(draw)
+
+
+def forest_plot(
+    rows: Sequence[ForestRow], title: str, unit: str, *, reference: float, span: tuple[float, float]
+) -> str:
+    """One interval a row beside a reference line, with its numbers at the right.
+
+    Args:
+        rows: At least one.
+        title: What a screen reader says.
+        unit: What the axis shows.
+        reference: Where there is no effect.
+        span: What the axis covers at least.
+    """
+
+    def draw(width: int) -> str:
+        wide = width == WIDE
+        left, top, step = (190, 14, 30) if wide else (8, 14, 46)
+        right, bottom = width - (150 if wide else 16), top + step * len(rows)
+        low = min([span[0], *(row.value.low for row in rows)])
+        high = max([span[1], *(row.value.high for row in rows)])
+        x = axis((low, high), left, right)
+        parts = [grid_x(x, top, bottom)]
+        parts.append(
+            f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}"'
+            f' y1="{top - 8}" y2="{bottom}"/>'
+        )
+        for place, row in enumerate(rows):
+            middle = top + step * (place + (0.5 if wide else 0.7))
+            parts.append(_row_label(row.label, wide, left, middle))
+            parts.append(
+                whisker(row.key, (x(row.value.low), middle), (x(row.value.high), middle))
+                + marker(row.key, x(row.value.mean), middle, filled=True)
+            )
+            offset = 4.5 if wide else -14.0
+            parts.append(
+                text(width - 4, middle + offset, str(row.value), kind="value", anchor="end")
+            )
+        parts.append(text((left + right) / 2, bottom + 36, unit, kind="soft", anchor="middle"))
+        return drawing(width, bottom + 42, title, parts)
+
+    return responsive(draw)
 
 
 def curve_plot(curves: Sequence[Curve], title: str, *, floor: float | None = None) -> str:
@@ -96,30 +170,73 @@ def curve_plot(curves: Sequence[Curve], title: str, *, floor: float | None = Non
     def draw(width: int) -> str:
         wide = width == WIDE
         height, left, top, bottom = 380, 38, 30, 336
-        gutter, labels = (44, 160) if wide else (30, 118)
+        gutter, labels = (44, 150) if wide else (28, 124)
         right = width - gutter - labels
-        x = _Axis(0.0, max(max(curve.frames) for curve in curves), left, right)
-        y = _axis(_curve_span(curves, floor), bottom, top)
-        parts = [_grid_y(y, left, width - labels), _frame_ticks(x, bottom, 5 if wide else 3)]
-        parts.append(_text(left, top - 14, "return in the source", kind="soft"))
-        parts.append(_text(right + gutter / 2, top - 14, "target", kind="soft", anchor="middle"))
+        x = Axis(0.0, max(max(curve.frames) for curve in curves), left, right)
+        y = axis(_curve_span(curves, floor), bottom, top)
+        parts = [grid_y(y, left, width - labels)]
+        parts += [
+            text(x(tick), bottom + 17, frames_label(tick), kind="tick", anchor="middle")
+            for tick in x.ticks(5 if wide else 3)
+        ]
+        about = "simulation frames in the source" if wide else "frames in the source"
+        parts.append(text((left + right) / 2, bottom + 36, about, kind="soft", anchor="middle"))
+        parts.append(text(left, top - 14, "return in the source", kind="soft"))
+        parts.append(text(right + gutter / 2, top - 14, "target", kind="soft", anchor="middle"))
         parts.append(
             f'<line class="edge" x1="{right:.1f}" x2="{right:.1f}" y1="{top}" y2="{bottom}"/>'
         )
         if floor is not None:
-            parts.append(_rule(left, right, y(floor), "random policy"))
+            parts.append(rule(left, right, y(floor), "random policy"))
         ends = [curve.target.mean if curve.target else curve.mean[-1] for curve in curves]
-        places = _spread([y(end) for end in ends], 16, top, bottom)
+        places = spread([y(end) for end in ends], 16, top, bottom)
         for curve, place in zip(curves, places, strict=True):
             parts.append(_curve(curve, x, y, right + gutter / 2))
-            label = curve.label if wide else curve.label.split(" (")[0].split(",")[0]
+            label = curve.label.split(" (")[0]
             parts.append(
-                f'<text class="series" style="fill:{_colour(curve.key)}" x="{width - labels + 4}"'
-                f' y="{place + 4:.1f}">{escape(label)}</text>'
+                f'<text class="series" style="fill:{colour(curve.key)}" x="{width - labels + 4}"'
+                f' y="{place + 4:.1f}">{escape(label if wide else label.split(",")[0])}</text>'
             )
-        return _svg(width, height, title, parts)
+        return drawing(width, height, title, parts)
 
-    return _responsive(draw)
+    return responsive(draw)
+
+
+def profile_plot(profiles: Sequence[Profile], thresholds: Sequence[float], title: str) -> str:
+    """The share of runs that score more than a return, against that return."""
+
+    def draw(width: int) -> str:
+        height, left, top, bottom, right = 300, 44, 30, 256, width - 14
+        x = Axis(thresholds[0], thresholds[-1], left, right)
+        y = Axis(0.0, 1.0, bottom, top)
+        parts = [grid_y(y, left, right)]
+        parts += [
+            text(x(tick), bottom + 17, tick_label(tick), kind="tick", anchor="middle")
+            for tick in x.ticks(8 if width == WIDE else 5)
+        ]
+        parts.append(text(left, top - 14, "share of runs that score more", kind="soft"))
+        parts.append(text((left + right) / 2, bottom + 36, "return", kind="soft", anchor="middle"))
+        places = [x(threshold) for threshold in thresholds]
+        for each in profiles:
+            low, high, share = (
+                list(zip(places, map(y, values), strict=True))
+                for values in (each.low, each.high, each.share)
+            )
+            parts += [band(each.key, low, high), line(each.key, share, each.label)]
+        return drawing(width, height, title, parts)
+
+    return responsive(draw)
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """A list of (perception, label) with a piece of each one's line and its marker."""
+    items = []
+    for key, label in dict.fromkeys(entries):
+        sample = line(key, [(1, 7), (33, 7)], label) + marker(key, 17, 7, filled=True)
+        items.append(
+            f'<li><svg viewBox="0 0 34 14" aria-hidden="true">{sample}</svg>{escape(label)}</li>'
+        )
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def bar_plot(values: Sequence[float], title: str, unit: str = "") -> str:
@@ -128,62 +245,31 @@ def bar_plot(values: Sequence[float], title: str, unit: str = "") -> str:
     def draw(width: int) -> str:
         height, left, top, bottom = 150, 34, 12, 124
         high = max([*values, 0.0])
-        y = _axis((min([*values, 0.0]), high if high > 0 else 1.0), bottom, top)
+        y = axis((min([*values, 0.0]), high if high > 0 else 1.0), bottom, top)
         slot = (width - left - 6) / len(values)
-        parts = [_grid_y(y, left, width - 6)]
-        for number, value in enumerate(values):
+        parts = [grid_y(y, left, width - 6)]
+        for place, value in enumerate(values):
             upper, lower = sorted((y(value), y(0.0)))
             parts.append(
-                f'<rect class="bar" x="{left + slot * (number + 0.12):.1f}" y="{upper:.1f}"'
+                f'<rect class="bar" x="{left + slot * (place + 0.12):.1f}" y="{upper:.1f}"'
                 f' width="{slot * 0.76:.1f}" height="{max(lower - upper, 0.5):.1f}">'
-                f"<title>{number}: {value:.3g} {escape(unit)}</title></rect>"
+                f"<title>{place}: {value:.3g} {escape(unit)}</title></rect>"
             )
         every = max(1, math.ceil(24 / slot))
-        for number in range(0, len(values), every):
-            parts.append(
-                _text(
-                    left + slot * (number + 0.5),
-                    bottom + 16,
-                    str(number),
-                    kind="tick",
-                    anchor="middle",
-                )
-            )
-        return _svg(width, height, title, parts)
+        parts += [
+            text(left + slot * (place + 0.5), bottom + 16, str(place), kind="tick", anchor="middle")
+            for place in range(0, len(values), every)
+        ]
+        return drawing(width, height, title, parts)
 
-    return _responsive(draw)
+    return responsive(draw)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A linear map from values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low or 1.0)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self, count: int = 6) -> list[float]:
-        """Round values inside the axis, about `count` of them."""
-        raw = (self.high - self.low or 1.0) / count
-        magnitude = 10.0 ** math.floor(math.log10(raw))
-        step = next(
-            magnitude * unit for unit in (1, 2, 2.5, 5, 10) if magnitude * unit >= raw * 0.999
-        )
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [step * number for number in range(first, last + 1)]
-
-
-def _axis(span: tuple[float, float], start: float, end: float) -> _Axis:
-    """An axis that ends a little outside of the span."""
-    low, high = span
-    margin = 0.04 * (high - low or 1.0)
-    return _Axis(low - margin, high + margin, start, end)
+def _row_label(label: str, wide: bool, left: float, middle: float) -> str:
+    """Left of a row on a wide screen, above it on a narrow one."""
+    if wide:
+        return text(left - 14, middle + 4.5, label, anchor="end")
+    return text(left, middle - 14, label)
 
 
 def _span(rows: Sequence[IntervalRow]) -> tuple[float, float]:
@@ -199,161 +285,43 @@ def _curve_span(curves: Sequence[Curve], floor: float | None) -> tuple[float, fl
     return min(values), max(values)
 
 
-def _interval_row(row: IntervalRow, x: _Axis, y: float) -> str:
-    colour = _colour(row.key)
+def _interval_row(row: IntervalRow, x: Axis, y: float) -> str:
     parts = []
     if row.source and row.target:
         parts.append(
-            f'<line class="gap" style="stroke:{colour}" x1="{x(row.source.mean):.1f}"'
+            f'<line class="gap" style="stroke:{colour(row.key)}" x1="{x(row.source.mean):.1f}"'
             f' x2="{x(row.target.mean):.1f}" y1="{y}" y2="{y}"/>'
         )
     for name, entry, offset in (("source", row.source, -5.0), ("target", row.target, 5.0)):
         if entry is None:
             continue
-        words = f"{row.label}, {name}: {entry.mean:.2f} [{entry.low:.2f}, {entry.high:.2f}]"
         at = y + offset
         parts.append(
-            f"<g><title>{escape(words)}</title>"
-            f'<line class="whisker" style="stroke:{colour}" x1="{x(entry.low):.1f}"'
-            f' x2="{x(entry.high):.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f"{_marker('circle', x(entry.mean), at, colour, filled=name == 'target')}</g>"
+            f"<g><title>{escape(f'{row.label}, {name}: {entry}')}</title>"
+            f"{whisker(row.key, (x(entry.low), at), (x(entry.high), at))}"
+            f"{marker(row.key, x(entry.mean), at, filled=name == 'target')}</g>"
         )
     return "".join(parts)
 
 
-def _curve(curve: Curve, x: _Axis, y: _Axis, target_x: float) -> str:
-    colour = _colour(curve.key)
-    points = " ".join(
-        f"{x(frame):.1f},{y(value):.1f}"
-        for frame, value in zip(curve.frames, curve.mean, strict=True)
-    )
+def _curve(curve: Curve, x: Axis, y: Axis, target_x: float) -> str:
+    def points(values: Sequence[float]) -> list[tuple[float, float]]:
+        return [(x(frame), y(value)) for frame, value in zip(curve.frames, values, strict=True)]
+
     parts = []
     if len(curve.low) and not np.array_equal(curve.low, curve.high):
-        upper = [f"{x(f):.1f},{y(v):.1f}" for f, v in zip(curve.frames, curve.high, strict=True)]
-        lower = [f"{x(f):.1f},{y(v):.1f}" for f, v in zip(curve.frames, curve.low, strict=True)]
-        outline = " ".join(upper + lower[::-1])
-        parts.append(f'<polygon class="band" style="fill:{colour}" points="{outline}"/>')
-    dash = DASHES.get(curve.key, "4 2")
-    parts.append(
-        f'<polyline class="curve" style="stroke:{colour}" stroke-dasharray="{dash}"'
-        f' points="{points}">'
-        f"<title>{escape(curve.label)}: {curve.mean[-1]:.2f} at the end</title></polyline>"
-    )
-    end = x(curve.frames[-1]), y(curve.mean[-1])
-    parts.append(_marker(_shape(curve.key), *end, colour, filled=False))
+        parts.append(band(curve.key, points(curve.low), points(curve.high)))
+    told = f"{curve.label}: {number(curve.mean[-1])} at the end"
+    parts.append(line(curve.key, points(curve.mean), told))
+    end = points(curve.mean)[-1]
+    parts.append(marker(curve.key, *end, filled=False))
     if curve.target:
         entry = curve.target
-        words = f"{curve.label}, target: {entry.mean:.2f} [{entry.low:.2f}, {entry.high:.2f}]"
         parts.append(
-            f'<line class="drop" style="stroke:{colour}" x1="{end[0]:.1f}"'
+            f'<line class="drop" style="stroke:{colour(curve.key)}" x1="{end[0]:.1f}"'
             f' y1="{end[1]:.1f}" x2="{target_x:.1f}" y2="{y(entry.mean):.1f}"/>'
-            f'<line class="whisker" style="stroke:{colour}" x1="{target_x:.1f}" x2="{target_x:.1f}"'
-            f' y1="{y(entry.low):.1f}" y2="{y(entry.high):.1f}"/>'
-            f"<g><title>{escape(words)}</title>"
-            f"{_marker(_shape(curve.key), target_x, y(entry.mean), colour, filled=True)}</g>"
+            f"<g><title>{escape(f'{curve.label}, target: {entry}')}</title>"
+            f"{whisker(curve.key, (target_x, y(entry.low)), (target_x, y(entry.high)))}"
+            f"{marker(curve.key, target_x, y(entry.mean), filled=True)}</g>"
         )
     return "".join(parts)
-
-
-def _marker(shape: str, x: float, y: float, colour: str, *, filled: bool) -> str:
-    style = f"stroke:{colour};fill:{colour if filled else 'var(--paper)'}"
-    if shape == "circle":
-        return f'<circle class="mark" style="{style}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-    corners = {
-        "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
-        "diamond": ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
-        "triangle": ((0, -5), (5, 4), (-5, 4)),
-    }[shape]
-    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon class="mark" style="{style}" points="{points}"/>'
-
-
-def _shape(key: str) -> str:
-    known = list(DASHES)
-    return MARKERS[known.index(key)] if key in known else "circle"
-
-
-def _colour(key: str) -> str:
-    return f"var(--c-{key}, currentColor)"
-
-
-def _grid_x(x: _Axis, top: float, bottom: float) -> str:
-    parts = []
-    for tick in x.ticks():
-        at = x(tick)
-        kind = "zero" if tick == 0 else "grid"
-        parts.append(
-            f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 8}" y2="{bottom}"/>'
-        )
-        parts.append(_text(at, bottom + 17, _tick(tick), kind="tick", anchor="middle"))
-    return "".join(parts)
-
-
-def _grid_y(y: _Axis, left: float, right: float) -> str:
-    parts = []
-    for tick in y.ticks():
-        at = y(tick)
-        kind = "zero" if tick == 0 else "grid"
-        parts.append(f'<line class="{kind}" x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(left - 7, at + 4, _tick(tick), kind="tick", anchor="end"))
-    return "".join(parts)
-
-
-def _frame_ticks(x: _Axis, bottom: float, count: int) -> str:
-    parts = []
-    for tick in x.ticks(count):
-        parts.append(_text(x(tick), bottom + 17, _frames(tick), kind="tick", anchor="middle"))
-    middle = (x.start + x.end) / 2
-    parts.append(
-        _text(middle, bottom + 36, "simulation frames in the source", kind="soft", anchor="middle")
-    )
-    return "".join(parts)
-
-
-def _rule(left: float, right: float, y: float, label: str) -> str:
-    return f'<line class="floor" x1="{left}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>' + _text(
-        right - 5, y - 5, label, kind="tick", anchor="end"
-    )
-
-
-def _text(x: float, y: float, text: str, *, kind: str = "label", anchor: str = "start") -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-def _frames(value: float) -> str:
-    for size, unit in ((1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
-def _spread(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Moves labels apart until neighbours are `distance` away; keeps order and range."""
-    order = np.argsort(places, kind="stable")
-    moved = np.asarray(places, dtype=np.float64)[order]
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + distance)
-    overflow = max(0.0, moved[-1] - high) if len(moved) else 0.0
-    moved[-1:] -= overflow
-    for index in range(len(moved) - 2, -1, -1):
-        moved[index] = min(moved[index], moved[index + 1] - distance)
-    result = np.empty_like(moved)
-    result[order] = np.maximum(moved, low)
-    return [float(value) for value in result]
-
-
-def _responsive(draw: Callable[[int], str]) -> str:
-    return f'<div class="wide">{draw(WIDE)}</div><div class="narrow">{draw(NARROW)}</div>'
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg>"
-    )

@@ -1,41 +1,40 @@
-"""The report: one HTML file that a reader can open offline, print and send.
+"""The report: one HTML file that a reader can open offline, print and send, and the model cards.
 
 The page is a pure function of run directories. It makes no request to anywhere: style, figures and
-pictures are inside of it, and it has no script. What a run lacks is said in its place instead of
-failing, so that a report can be written at any time while a run is under way.
+pictures are inside of it, and its content security policy forbids the network and any script but
+its own, which sorts the tables. What a run lacks is said in its place instead of failing, so that a
+report can be written at any time while a run is under way.
 """
 
 from __future__ import annotations
 
 import base64
-import shlex
-from collections import defaultdict
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from agents.cells import cells_of
-from benchmarks import figures
-from benchmarks.results import (
-    LABELS,
-    RANDOM_POLICY,
-    format_estimate,
-    grouped,
-    number,
-    read_scores,
-    summarise,
-)
-from benchmarks.sight import scalar, show_vision
+from benchmarks import plots, provenance
+from benchmarks.provenance import Replay
+from benchmarks.results import TARGETS, results_of
+from benchmarks.rows import entrant
+from benchmarks.scores import read_scores
+from benchmarks.sentences import chosen
+from benchmarks.sight import show_vision
+from benchmarks.svg import swatch
+from benchmarks.tables import format_estimate, format_share, grouped, markdown_table, number
 from darla.config import to_yaml
 from darla.errors import DarlaError, MissingFileError
 from darla.rundir import RunDirectory
-from darla.storage import read_json, read_jsonl, write_text
+from darla.storage import read_json, write_text
+from envs.registry import suite_of
 
+CARD = "MODEL_CARD.md"
 GROUPS = {
     "source": "Source: the policy learned here",
     "target": "Target, policy-ood: the encoder saw the parts, the policy never this conjunction",
@@ -56,6 +55,25 @@ class Picture:
     alt: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """What was scored in one suite: the run's own, or a protocol beside it.
+
+    Attributes:
+        results: As `benchmarks.results.summarise` returns them.
+        intervals: Interval plot of source and target.
+        profiles: (group of targets, figure).
+        improvements: (group of targets, figure).
+        attribution: Figure of the drops of the headline's row, or None.
+    """
+
+    results: dict[str, Any]
+    intervals: Markup
+    profiles: list[tuple[str, Markup]]
+    improvements: list[tuple[str, Markup]]
+    attribution: Markup | None
+
+
 @dataclass
 class Page:
     """What the template shows of one run; None or empty where the run does not have it.
@@ -63,15 +81,17 @@ class Page:
     Attributes:
         anchor: Prefix of the run's anchors in the page.
         name: Name of the run.
-        results: As `summarise` returns them.
-        intervals: Interval plot of source and target.
+        config: The configuration as YAML.
+        part: What was scored in the run's own suite.
+        protocols: What was scored in others.
         curves: (algorithm, figure) of learning curves.
-        reconstructions: Input, DAE and VAE.
-        traversals: Latents moved one at a time.
+        reconstructions: Inputs and what each model makes of them, one picture per vision.
+        traversals: Latents moved one at a time, one picture per vision.
         vision: Figures and tables of `vision/report.json`.
         domains: Contact sheet.
+        replays: Episodes to look at.
         commands: What to type for the same run.
-        config: The configuration as YAML.
+        digests: (what, SHA-256).
         facts: (name, value) of versions, host, code and seeds.
         stages: (stage, state, duration) in the order of the run.
         problems: Sentences about what could not be read.
@@ -80,21 +100,23 @@ class Page:
     anchor: str
     name: str
     config: str
-    commands: str
-    results: dict[str, Any] | None = None
-    intervals: Markup | None = None
+    part: Part | None = None
+    protocols: list[Part] = field(default_factory=list)
     curves: list[tuple[str, Markup]] = field(default_factory=list)
-    reconstructions: Picture | None = None
-    traversals: Picture | None = None
+    reconstructions: list[Picture] = field(default_factory=list)
+    traversals: list[Picture] = field(default_factory=list)
     vision: Markup | None = None
     domains: Picture | None = None
+    replays: list[Replay] = field(default_factory=list)
+    commands: str = ""
+    digests: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     stages: list[tuple[str, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def write_report(runs: Sequence[Path], output: Path) -> None:
-    """Writes one self-contained page about one or more runs.
+    """Writes one self-contained page about one or more runs, and a model card into each run.
 
     Args:
         runs: Run directories, in the order of the page.
@@ -102,42 +124,105 @@ def write_report(runs: Sequence[Path], output: Path) -> None:
 
     Raises:
         MissingFileError: When a path is no run directory, or none is given.
-        CorruptFileError: When the scores of a run cannot be trusted (see `benchmarks.results`).
+        CorruptFileError: When the scores of a run cannot be trusted (see `benchmarks.scores`).
     """
     if not runs:
         raise MissingFileError("a report needs at least one run directory")
-    pages = [_page(RunDirectory.load(path), f"r{place}-") for place, path in enumerate(runs)]
+    opened = [RunDirectory.load(path) for path in runs]
+    pages = [_page(run, f"r{place}-", output) for place, run in enumerate(opened)]
+    environment = _environment()
+    assert environment.loader is not None
+    script, _, _ = environment.loader.get_source(environment, "report.js")
+    rows = [
+        row | {"run": page.name} for page in pages if page.part for row in page.part.results["rows"]
+    ]
+    text = environment.get_template("report.html.j2").render(
+        pages=pages,
+        groups=GROUPS,
+        rows=rows,
+        side_by_side=plots.interval_figure(rows) if len(pages) > 1 and rows else None,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(output, text)
+    for run, page in zip(opened, pages, strict=True):
+        write_text(run.path / CARD, _card(environment, run, page))
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("benchmarks"),
-        autoescape=True,
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": format_estimate, "number": number, "grouped": grouped}
-    template = environment.get_template("report.html.j2")
-    write_text(output, template.render(pages=pages, groups=GROUPS))
+    environment.filters |= {
+        "estimate": format_estimate,
+        "share": format_share,
+        "number": number,
+        "grouped": grouped,
+        "swatch": lambda perception: Markup(swatch(perception)),
+        "drop_keys": lambda found: dict.fromkeys((each["kind"], each["label"]) for each in found),
+    }
+    return environment
 
 
-def _page(run: RunDirectory, anchor: str) -> Page:
-    page = Page(
-        anchor=anchor, name=run.config.name, config=to_yaml(run.config), commands=_commands(run)
-    )
+def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
+    page = Page(anchor=anchor, name=run.config.name, config=to_yaml(run.config))
+    status = _status(run, page)
     if run.scores.exists():
-        page.results = summarise(read_scores(run))
-        page.intervals = _intervals(page.results)
-        page.problems += _unscored(run, page.results)
-    page.curves = _curves(run, page)
-    page.reconstructions = _picture(
-        run.vision / "reconstructions.png", "Frames, and what each model reconstructs of them", page
+        results = results_of(run)
+        page.part = _part(results)
+        page.protocols = [_part(part) for part in results["protocols"].values()]
+        page.problems += _unscored(run, results)
+        row = _headlined(results)
+        if row is not None:
+            page.replays = provenance.replays_of(run, row, read_scores(run), output)
+    page.curves, problems = plots.curve_figures(run, page.part.results if page.part else None)
+    page.problems += problems
+    page.reconstructions = _pictures(
+        run.vision, "reconstructions*.png", "Frames, and what each model reconstructs of them", page
     )
-    page.traversals = _picture(
-        run.vision / "traversals.png", "Decoded pictures while one latent at a time is moved", page
+    page.traversals = _pictures(
+        run.vision, "traversals*.png", "Decoded pictures while one latent at a time is moved", page
     )
-    page.vision = _vision(run, page)
-    page.domains = _picture(run.path / "domains.png", "One frame of every domain", page)
-    _describe(run, page)
+    page.vision = _vision(run, status, page)
+    sheets = _pictures(run.path, "domains.png", "Frames of every domain, with its tags", page)
+    page.domains = sheets[0] if sheets else None
+    page.commands = provenance.commands_of(run, status)
+    page.digests = provenance.digests_of(run, status)
+    page.facts = provenance.facts_of(status)
+    page.stages = provenance.stages_of(status)
     return page
+
+
+def _part(results: dict[str, Any]) -> Part:
+    row = _headlined(results)
+    profiles = [(group, plots.profile_figure(results, group)) for group in TARGETS]
+    improvements = [(group, plots.improvement_figure(results, group)) for group in TARGETS]
+    return Part(
+        results=results,
+        intervals=plots.interval_figure(results["rows"]),
+        profiles=[(group, figure) for group, figure in profiles if figure],
+        improvements=[(group, figure) for group, figure in improvements if figure],
+        attribution=plots.attribution_figure(row) if row else None,
+    )
+
+
+def _headlined(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row that the headline is about."""
+    rows = results["rows"]
+    return next((row for group in TARGETS if (row := chosen(rows, group))), None)
+
+
+def _status(run: RunDirectory, page: Page) -> Mapping[str, Any]:
+    """What `run.json` holds; nothing, and a sentence in the page, if it cannot be read."""
+    try:
+        return run.status()
+    except DarlaError as error:
+        page.problems.append(str(error))
+        return {}
 
 
 def _unscored(run: RunDirectory, results: Mapping[str, Any]) -> list[str]:
@@ -154,152 +239,45 @@ def _unscored(run: RunDirectory, results: Mapping[str, Any]) -> list[str]:
     return [f"{len(left)} of {len(cells)} cells are not scored yet: {', '.join(left)}."]
 
 
-def _intervals(results: Mapping[str, Any]) -> Markup:
-    rows = [
-        figures.IntervalRow(
-            key=row["perception"],
-            label=_label(row, results),
-            source=_interval(row["source"]),
-            target=_interval(row["target"]),
-        )
-        for row in results["rows"]
-    ]
-    return Markup(figures.interval_plot(rows, "Return in source and target with 95 % intervals"))
-
-
-def _curves(run: RunDirectory, page: Page) -> list[tuple[str, Markup]]:
-    """One figure per algorithm from the evaluations in `agents/*/metrics.jsonl`."""
-    points: dict[str, dict[str, list[list[tuple[float, float]]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for cell in cells_of(run.config):
-        try:
-            rows = read_jsonl(run.agent(cell.id) / "metrics.jsonl")
-        except MissingFileError:
-            continue
-        except DarlaError as error:
-            page.problems.append(str(error))
-            continue
-        curve = [
-            (float(row["frames"]), float(row["return"]))
-            for row in rows
-            if row.get("split") == "source" and row.get("return") is not None
-        ]
-        if curve:
-            points[cell.algorithm][cell.perception].append(curve)
-    scored = page.results["rows"] if page.results else []
-    floor = next((row["source"] for row in scored if row["algorithm"] == RANDOM_POLICY), None)
-    plots = []
-    for algorithm, perceptions in points.items():
-        curves = [
-            _curve(perception, perceptions[perception], _score_of(scored, algorithm, perception))
-            for perception in sorted(perceptions, key=_place)
-        ]
-        figure = figures.curve_plot(
-            curves,
-            f"Learning curves of {algorithm}",
-            floor=floor["mean"] if floor else None,
-        )
-        plots.append((algorithm.upper(), Markup(figure)))
-    return plots
-
-
-def _curve(
-    perception: str, seeds: Sequence[Sequence[tuple[float, float]]], score: Mapping[str, Any] | None
-) -> figures.Curve:
-    """Mean and range over seeds, at the frames of the shortest curve."""
-    shortest = min(seeds, key=lambda seed: seed[-1][0])
-    frames = [frame for frame, _ in shortest]
-    curves = [np.array(seed) for seed in seeds]
-    values = np.array([np.interp(frames, curve[:, 0], curve[:, 1]) for curve in curves])
-    return figures.Curve(
-        key=perception,
-        label=LABELS.get(perception, perception),
-        frames=frames,
-        mean=[float(value) for value in values.mean(axis=0)],
-        low=[float(value) for value in values.min(axis=0)],
-        high=[float(value) for value in values.max(axis=0)],
-        target=_interval(score["target"]) if score else None,
-    )
-
-
-def _vision(run: RunDirectory, page: Page) -> Markup | None:
-    path = run.vision / "report.json"
+def _vision(run: RunDirectory, status: Mapping[str, Any], page: Page) -> Markup | None:
     try:
-        frames = run.status()["stages"].get("frames", {}).get("facts", {})
-        return show_vision(read_json(path), frames)
+        report = read_json(run.vision / "report.json")
     except MissingFileError:
         return None
     except DarlaError as error:
         page.problems.append(str(error))
         return None
+    frames = status.get("stages", {}).get("frames", {}).get("facts", {})
+    return show_vision(report, frames)
 
 
-def _describe(run: RunDirectory, page: Page) -> None:
-    """Fills in versions, host, seeds and stages from `run.json`."""
+def _pictures(folder: Path, pattern: str, alt: str, page: Page) -> list[Picture]:
+    pictures = []
+    for path in sorted(folder.glob(pattern)):
+        try:
+            data = base64.b64encode(path.read_bytes()).decode()
+        except OSError as error:
+            page.problems.append(f"{path} cannot be read: {error.strerror}")
+            continue
+        which = path.stem.partition("-")[2]
+        pictures.append(
+            Picture(f"data:image/png;base64,{data}", f"{alt} ({which})" if which else alt)
+        )
+    return pictures
+
+
+def _card(environment: Environment, run: RunDirectory, page: Page) -> str:
+    """The model card of a run, in Markdown."""
     try:
-        status = run.status()
-    except DarlaError as error:
-        page.problems.append(str(error))
-        return
-    git = status.get("git") or {}
-    if git:
-        changed = ", with changes that were not committed" if git.get("changed") else ""
-        page.facts.append(("code", f"commit {git.get('commit', 'unknown')}{changed}"))
-    host = status.get("host") or {}
-    page.facts += [(f"host, {name}", scalar(value)) for name, value in host.items()]
-    page.facts += [(name, scalar(value)) for name, value in (status.get("versions") or {}).items()]
-    page.facts += [
-        (f"seed, {name}", scalar(value)) for name, value in (status.get("seeds") or {}).items()
-    ]
-    for stage, entry in (status.get("stages") or {}).items():
-        state = "finished" if entry.get("finished") else "not finished"
-        page.stages.append((stage, state, _duration(float(entry.get("seconds", 0.0)))))
-
-
-def _commands(run: RunDirectory) -> str:
-    config = shlex.quote(str(Path(run.config.runs) / run.config.name / "config.yaml"))
-    return f"darla run {config} name={run.config.name}-again"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _picture(path: Path, alt: str, page: Page) -> Picture | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        page.problems.append(f"{path} cannot be read: {error.strerror}")
-        return None
-    return Picture(f"data:image/png;base64,{base64.b64encode(data).decode()}", alt)
-
-
-def _interval(entry: Mapping[str, Any] | None) -> figures.Interval | None:
-    return figures.Interval(entry["mean"], *entry["ci95"]) if entry else None
-
-
-def _score_of(
-    rows: Sequence[Mapping[str, Any]], algorithm: str, perception: str
-) -> Mapping[str, Any] | None:
-    wanted = (algorithm, perception)
-    return next((row for row in rows if (row["algorithm"], row["perception"]) == wanted), None)
-
-
-def _label(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """The perception, with the algorithm where there are several."""
-    algorithms = {other["algorithm"] for other in results["rows"]} - {RANDOM_POLICY}
-    if row["algorithm"] == RANDOM_POLICY or len(algorithms) == 1:
-        return str(row["label"])
-    return f"{row['algorithm'].upper()}, {row['label']}"
-
-
-def _place(perception: str) -> int:
-    known = list(LABELS)
-    return known.index(perception) if perception in known else len(known)
+        suite = suite_of(run.config)
+    except DarlaError:
+        suite = None
+    return environment.get_template("MODEL_CARD.md.j2").render(
+        config=run.config,
+        page=page,
+        suite=suite,
+        results=page.part.results if page.part else None,
+        table=markdown_table(page.part.results) if page.part else "",
+        perceptions=[(name, entrant(name).label) for name in run.config.agents.perceptions],
+        facts=dict(page.facts),
+    )

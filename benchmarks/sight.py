@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks import figures
-from benchmarks.results import grouped
+from benchmarks.tables import grouped
 
 MODELS = {"dae": "DAE", "vae": "VAE", "through_dae": "VAE, as the DAE reads it"}
 UNITS = {"bearing": "median error, degrees", "distance": "median error, metres"}

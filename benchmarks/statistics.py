@@ -1,28 +1,34 @@
-"""Means, interquartile means and 95 % intervals of returns that are grouped by seed and domain.
+"""Aggregates of transfer scores, and their 95 % bootstrap intervals, as functions of arrays.
 
-The unit of evidence is a training run: episodes of one policy are not independent trainings.
-Intervals therefore come from a two-level bootstrap, which resamples seeds and then, inside every
-drawn seed, the episodes of each domain apart (domains are strata, never resampled). With one seed
-only the second level is left: such an interval covers the luck of the evaluation and not that of
-the training, and `Estimate.over` says so.
+A *run score* is the mean return of one trained policy in one domain; run scores of a group are an
+array [seeds, domains]. Every statistic here maps arrays [..., seeds, domains] to [...], so that one
+call serves what was observed and all bootstrap replicates of it, and statistics of several groups
+(a gap, a ratio, a comparison) are taken within a replicate, jointly.
 
-Follows Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice", arXiv 2108.13264):
-the interquartile mean is taken over run scores (one mean return per seed and domain), and intervals
-are percentiles of a stratified bootstrap. Everything is NumPy, and every draw comes from the
-generator that the caller gives.
+The bootstrap has the two levels at which luck enters. Seeds are drawn with replacement, each with
+all of its domains, which are strata and never drawn. All policies play the same layouts, so that a
+lucky draw of layouts lifts all of them: each replicate therefore gives every layout one random
+weight, exponential as in Rubin's Bayesian bootstrap (1981), which holds for all seeds, domains and
+perceptions that played it. Resampling both of two crossed factors is Owen's pigeonhole bootstrap
+(Annals of Applied Statistics, 2007), a little too wide where seeds and layouts interact. With one
+seed only the layouts are left: such an interval covers the luck of the evaluation and not that of
+the training.
+
+Interquartile mean, performance profile, probability of improvement and the percentile bootstrap
+follow Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice", arXiv 2108.13264);
+there every run is one task's, here it plays all domains. Draws come from the generator given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-SeedReturns = Mapping[str, Sequence[float] | FloatArray]
-"""The returns of one seed: domain id to the returns of its episodes."""
 
 RESAMPLES = 2_000
 FEW_SEEDS = 5
@@ -30,178 +36,145 @@ FEW_SEEDS = 5
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A score, or a difference of scores, in units of return.
+class Runs:
+    """Run scores of one group and their bootstrap replicates.
 
     Attributes:
-        mean: Mean over seeds of the mean over domains of the mean over episodes.
-        iqm: Interquartile mean over run scores (one per seed and domain; for a gap, one per seed).
-        ci95: 95 % bootstrap interval of the mean.
-        iqm_ci95: 95 % bootstrap interval of the interquartile mean.
-        seeds: Number of seeds.
-        episodes: Number of episodes, over all seeds and domains.
+        scores: float64 [seeds, domains], in units of return.
+        replicates: float64 [resamples, seeds, domains].
     """
 
-    mean: float
-    iqm: float
-    ci95: tuple[float, float]
-    iqm_ci95: tuple[float, float]
-    seeds: int
-    episodes: int
-
-    @property
-    def over(self) -> str:
-        """What the intervals range over: 'seeds and episodes', or 'episodes' for one seed."""
-        return "seeds and episodes" if self.seeds > 1 else "episodes"
+    scores: FloatArray
+    replicates: FloatArray
 
 
-def interquartile_mean(values: npt.ArrayLike) -> float | FloatArray:
-    """Mean of the middle half: a quarter of the values, rounded down, is dropped at either end.
+class Estimate(NamedTuple):
+    """A statistic with the ends of its 95 % interval, each float64 of the statistic's shape."""
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def weigh_layouts(rng: np.random.Generator, resamples: int = RESAMPLES) -> FloatArray:
+    """Weights of one layout in all replicates, float64 [resamples], mean 1."""
+    return rng.exponential(size=resamples)
+
+
+def weighted_scores(returns: npt.ArrayLike, weights: FloatArray) -> FloatArray:
+    """The run score in every replicate.
 
     Args:
-        values: float [..., N], N >= 1.
+        returns: float [episodes], of one policy in one domain.
+        weights: float64 [resamples, episodes], those of the episodes' layouts.
 
     Returns:
-        float64 [...], a plain float for one row.
-
-    Raises:
-        ValueError: When there is no value.
+        float64 [resamples].
     """
-    array = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
-    count = array.shape[-1]
-    if count == 0:
-        raise ValueError("the interquartile mean of no values does not exist")
-    cut = count // 4
-    result = array[..., cut : count - cut].mean(axis=-1)
-    return float(result) if result.ndim == 0 else result
+    return weights @ np.asarray(returns, dtype=np.float64) / weights.sum(axis=1)
 
 
-def estimate(
-    returns: Sequence[SeedReturns], rng: np.random.Generator, *, resamples: int = RESAMPLES
-) -> Estimate:
-    """Estimates the score of a group of seeds that were played in the same domains.
+def resample_seeds(scores: FloatArray, weighted: FloatArray, rng: np.random.Generator) -> Runs:
+    """Draws seeds with replacement, as many as there are.
 
     Args:
-        returns: One mapping per seed. Every seed has the same domains; episode counts may differ.
-        rng: Source of every draw.
-        resamples: Bootstrap resamples.
+        scores: float64 [seeds, domains].
+        weighted: float64 [resamples, seeds, domains], from `weighted_scores`.
+        rng: Source of the draws.
 
     Raises:
-        ValueError: When there is no seed, a domain without an episode, or a seed with other
-            domains.
+        ValueError: When there is no seed or no domain.
     """
-    domains = _domains(returns)
-    drawn = _draw_seeds(len(returns), resamples, rng)
-    resampled = _resample(returns, domains, drawn, rng)
-    return _estimate(_run_scores(returns, domains), resampled, len(returns), _episodes(returns))
+    if not scores.size:
+        raise ValueError("there is no run to estimate a score from")
+    drawn = rng.integers(scores.shape[0], size=weighted.shape[:2])
+    return Runs(scores, np.take_along_axis(weighted, drawn[..., None], axis=1))
 
 
-def paired_gap(
-    source: Sequence[SeedReturns],
-    target: Sequence[SeedReturns],
-    rng: np.random.Generator,
-    *,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """Estimates what transfer costs: per seed, mean source return minus mean target return.
-
-    A drawn seed brings its source and its target episodes along, so that the interval is that of
-    the difference within a training run and not of two unrelated scores.
+def estimate(statistic: Callable[..., FloatArray], *groups: Runs) -> Estimate:
+    """A statistic of one or several groups with its 95 % percentile interval.
 
     Args:
-        source: One mapping per seed.
-        target: One mapping per seed, in the order of `source`.
-        rng: Source of every draw.
-        resamples: Bootstrap resamples.
-
-    Raises:
-        ValueError: As `estimate`, and when the numbers of seeds differ.
+        statistic: Maps one array [..., seeds, domains] per group to [...] or [..., K].
+        groups: Groups whose replicates belong together one by one.
     """
-    if len(source) != len(target):
-        raise ValueError(
-            f"{len(source)} source seeds cannot be paired with {len(target)} target seeds"
-        )
-    source_domains, target_domains = _domains(source), _domains(target)
-    drawn = _draw_seeds(len(source), resamples, rng)
-
-    def difference(source_scores: FloatArray, target_scores: FloatArray) -> FloatArray:
-        return (source_scores.mean(axis=-1) - target_scores.mean(axis=-1))[..., None]
-
-    return _estimate(
-        difference(_run_scores(source, source_domains), _run_scores(target, target_domains)),
-        difference(
-            _resample(source, source_domains, drawn, rng),
-            _resample(target, target_domains, drawn, rng),
-        ),
-        len(source),
-        _episodes(source) + _episodes(target),
-    )
+    replicates = statistic(*(group.replicates for group in groups))
+    low, high = np.percentile(replicates, [2.5, 97.5], axis=0)
+    return Estimate(np.asarray(statistic(*(group.scores for group in groups))), low, high)
 
 
-def _domains(returns: Sequence[SeedReturns]) -> tuple[str, ...]:
-    """The domains that all seeds share, in alphabetical order."""
-    if not returns:
-        raise ValueError("there is no seed to estimate a score from")
-    domains = tuple(sorted(returns[0]))
-    for index, seed in enumerate(returns):
-        if tuple(sorted(seed)) != domains:
-            raise ValueError(
-                f"seed {index} has the domains {sorted(seed)}, the first seed has {list(domains)}"
-            )
-        empty = [domain for domain in domains if len(seed[domain]) == 0]
-        if empty:
-            raise ValueError(f"seed {index} has no episode in {empty}")
-    if not domains:
-        raise ValueError("there is no domain to estimate a score from")
-    return domains
+def mean(scores: FloatArray) -> FloatArray:
+    """Mean over seeds and domains, [..., seeds, domains] -> [...]."""
+    return scores.mean(axis=(-2, -1))
 
 
-def _episodes(returns: Sequence[SeedReturns]) -> int:
-    return sum(len(episodes) for seed in returns for episodes in seed.values())
+def median(scores: FloatArray) -> FloatArray:
+    """Median over all run scores, [..., seeds, domains] -> [...]."""
+    return np.median(scores, axis=(-2, -1))
 
 
-def _run_scores(returns: Sequence[SeedReturns], domains: tuple[str, ...]) -> FloatArray:
-    """Mean returns, float64 [seeds, domains]."""
-    return np.array(
-        [[np.mean(seed[domain]) for domain in domains] for seed in returns], dtype=np.float64
-    )
+def interquartile_mean(scores: FloatArray) -> FloatArray:
+    """Mean of the middle half of all run scores, [..., seeds, domains] -> [...].
+
+    A quarter of the N = seeds x domains scores, rounded down, is dropped at either end, as by
+    `scipy.stats.trim_mean(scores, 0.25)`, which Agarwal et al. use.
+    """
+    ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    count = ordered.shape[-1]
+    return ordered[..., count // 4 : count - count // 4].mean(axis=-1)
 
 
-def _draw_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Seeds drawn with replacement, int64 [resamples, seeds]."""
-    return rng.integers(seeds, size=(resamples, seeds))
+def contrast(scores: FloatArray, weights: npt.ArrayLike) -> FloatArray:
+    """A weighted sum over domains, paired by seed, such as source minus target.
+
+    Args:
+        scores: float64 [..., seeds, domains].
+        weights: float [domains], for a gap positive on sources, negative on targets.
+
+    Returns:
+        float64 [..., seeds, 1], run scores of a single, made-up domain.
+    """
+    return (scores @ np.asarray(weights, dtype=np.float64))[..., None]
 
 
-def _resample(
-    returns: Sequence[SeedReturns],
-    domains: tuple[str, ...],
-    drawn: npt.NDArray[np.int64],
-    rng: np.random.Generator,
-) -> FloatArray:
-    """Run scores with episodes resampled, float64 [resamples, seeds, domains]."""
-    scores = np.empty((*drawn.shape, len(domains)), dtype=np.float64)
-    for index, seed in enumerate(returns):
-        slots = drawn == index
-        for column, domain in enumerate(domains):
-            episodes = np.asarray(seed[domain], dtype=np.float64)
-            picks = rng.integers(len(episodes), size=(int(slots.sum()), len(episodes)))
-            scores[slots, column] = episodes[picks].mean(axis=1)
-    return scores
+def normalised(scores: FloatArray, floor: FloatArray, ceiling: FloatArray) -> FloatArray:
+    """Mean score on the scale where the mean of `floor` is 0 and that of `ceiling` is 1.
+
+    Each group has its own seeds; domains are the same. [..., seeds, domains] x 3 -> [...].
+    """
+    low = mean(floor)
+    return (mean(scores) - low) / (mean(ceiling) - low)
 
 
-def _estimate(scores: FloatArray, resampled: FloatArray, seeds: int, episodes: int) -> Estimate:
-    """Summarises run scores [seeds, columns] and their resamples [resamples, seeds, columns]."""
-    flat = resampled.reshape(len(resampled), -1)
-    return Estimate(
-        mean=float(scores.mean()),
-        iqm=float(interquartile_mean(scores.ravel())),
-        ci95=_percentiles(flat.mean(axis=1)),
-        iqm_ci95=_percentiles(np.asarray(interquartile_mean(flat))),
-        seeds=seeds,
-        episodes=episodes,
-    )
+def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> FloatArray:
+    """How often a run of ours scores more than one of theirs in the same domain.
+
+    The share of pairs of seeds in which ours is higher, a tie counting one half, averaged over
+    domains (Agarwal et al. 2021).
+
+    Args:
+        ours: float64 [..., seeds, domains].
+        theirs: float64 [..., other seeds, domains].
+
+    Returns:
+        float64 [...], from 0 to 1.
+    """
+    difference = ours[..., :, None, :] - theirs[..., None, :, :]
+    return (0.5 * (np.sign(difference) + 1.0)).mean(axis=(-3, -2, -1))
 
 
-def _percentiles(statistics: FloatArray) -> tuple[float, float]:
-    low, high = np.percentile(statistics, [2.5, 97.5])
-    return float(low), float(high)
+def performance_profile(scores: FloatArray, thresholds: npt.ArrayLike) -> FloatArray:
+    """The share of runs, over seeds and domains, that score more than each threshold.
+
+    The run-score distribution of Agarwal et al. 2021.
+
+    Args:
+        scores: float64 [..., seeds, domains].
+        thresholds: float [T], in units of return.
+
+    Returns:
+        float64 [..., T], from 0 to 1, falling.
+    """
+    levels = np.asarray(thresholds, dtype=np.float64)
+    shares = [(scores > level).mean(axis=(-2, -1)) for level in levels]
+    return np.stack(shares, axis=-1)

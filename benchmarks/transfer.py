@@ -20,7 +20,7 @@ from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Policy
 from agents.pool import WorkerPool
-from benchmarks.results import RANDOM_POLICY, Score, parse_scores
+from benchmarks.scores import RANDOM_POLICY, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.errors import DarlaError, DependencyError, MissingFileError

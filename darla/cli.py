@@ -357,7 +357,8 @@ def report_command(
     of all of them; what is not there yet, the page says.
     """
     from benchmarks.report import write_report
-    from benchmarks.results import markdown_table, write_results
+    from benchmarks.results import write_results
+    from benchmarks.tables import markdown_table
     from darla.rundir import RunDirectory
 
     opened = [RunDirectory.load(path) for path in runs]
@@ -688,7 +689,7 @@ def _answer(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print(results, as_json)
         return
-    from benchmarks.results import terminal_table
+    from benchmarks.tables import terminal_table
 
     _print_table(terminal_table(results))
 

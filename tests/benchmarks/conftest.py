@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.results import Score
+from benchmarks.scores import Score
+from tests.benchmarks.browser import chromium, open_page  # noqa: F401
 
 DOMAINS = {
     "lab/A/hat-can": ("source",),

@@ -1,58 +1,28 @@
-import csv
-import io
 import json
 import random
+import time
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from benchmarks import results
-from benchmarks.results import Score, parse_scores, summarise
-from darla.errors import CorruptFileError
+from benchmarks.results import summarise
+from benchmarks.scores import UNFINISHED, Score
+from envs.lab import LAB
 
 
 def row_of(summary: dict, perception: str) -> dict:
     return next(row for row in summary["rows"] if row["perception"] == perception)
 
 
-def test_a_score_survives_its_row(scores_of) -> None:
-    for score in scores_of():
-        assert Score.of_row(json.loads(json.dumps(score.row())), "here") == score
-
-
-@pytest.mark.parametrize(("text", "shown"), [("NaN", "nan"), ("Infinity", "inf"), ("null", "None")])
-def test_a_planted_return_that_is_no_number_is_named(scores_of, text: str, shown: str) -> None:
-    rows = [json.dumps(score.row()) for score in scores_of(episodes=2, seeds=1)]
-    planted = json.loads(rows[4])
-    rows[4] = json.dumps({**planted, "return": None}).replace("null", text)
-    with pytest.raises(CorruptFileError) as caught:
-        parse_scores([json.loads(row) for row in rows], "runs/x/scores.jsonl")
-    message = str(caught.value)
-    assert message.startswith("runs/x/scores.jsonl, line 5: the return of dqn on darla, seed 0, in")
-    assert f"({shown})" in message
-    assert "\n" not in message
-
-
-def test_rows_that_are_no_scores_are_named(scores_of) -> None:
-    row = scores_of()[0].row()
-    for damage, words in (
-        ({"split": "train"}, "'split' holds 'train'"),
-        ({"seed": "0"}, "'seed' holds '0'"),
-        ({"return": True}, "'return' holds True"),
-        ({"tags": None}, "'tags' holds None"),
-    ):
-        with pytest.raises(CorruptFileError, match=words):
-            parse_scores([row | damage])
-    del row["frames"]
-    with pytest.raises(CorruptFileError, match=r"line 1: the field\(s\) frames are missing"):
-        parse_scores([row])
-
-
-def test_an_episode_that_is_there_twice_is_refused(scores_of) -> None:
-    rows = [score.row() for score in scores_of()]
-    with pytest.raises(CorruptFileError, match=f"line {len(rows) + 1}: the same episode as line 3"):
-        parse_scores([*rows, rows[2]])
+@pytest.fixture
+def full(scores_of) -> list[Score]:
+    """DARLA, pixels, ceiling and floor, of five seeds."""
+    return [
+        *scores_of("darla", seeds=5, source=8.0, target=7.0),
+        *scores_of("pixels", seeds=5, source=8.0, target=1.0),
+        *scores_of("factors", seeds=5, source=9.0, target=9.0),
+        *scores_of("none", algorithm="random-policy", seeds=1, source=0.0, target=0.0, frames=0),
+    ]
 
 
 def test_results_are_the_numbers_of_the_rows(scores_of) -> None:
@@ -90,7 +60,7 @@ def test_encoder_ood_is_never_averaged_into_the_target(scores_of) -> None:
 def test_results_do_not_depend_on_the_order_or_on_other_rows(scores_of) -> None:
     scores = scores_of("darla") + scores_of("pixels", target=1.0)
     shuffled = random.Random(3).sample(scores, len(scores))
-    assert json.dumps(summarise(scores)) == json.dumps(summarise(shuffled))
+    assert json.dumps(summarise(scores, LAB)) == json.dumps(summarise(shuffled, LAB))
     alone = row_of(summarise(scores_of("darla")), "darla")
     assert alone == row_of(summarise(scores), "darla")
 
@@ -103,77 +73,88 @@ def test_a_seed_without_a_domain_is_left_out_and_noted(scores_of) -> None:
     assert any("seed(s) [1] lack domains of source" in note for note in summary["notes"])
 
 
-def test_few_seeds_are_said(scores_of) -> None:
-    assert "One training seed" in summarise(scores_of(seeds=1))["notes"][0]
-    assert "Only 3 training seeds" in summarise(scores_of(seeds=3))["notes"][0]
-    assert summarise(scores_of(seeds=5))["notes"] == []
-    assert row_of(summarise(scores_of(seeds=1)), "darla")["target"]["over"] == "episodes"
+def test_normalised_scores_have_the_floor_at_0_and_the_ceiling_at_1(full) -> None:
+    def mean(perception: str) -> float:
+        own = [s for s in full if (s.perception, s.group) == (perception, "target")]
+        return float(np.mean([score.value for score in own]))
+
+    summary = summarise(full)
+    expected = (mean("darla") - mean("none")) / (mean("factors") - mean("none"))
+    found = row_of(summary, "darla")["normalised"]["target"]
+    assert found["value"] == pytest.approx(expected)
+    assert found["ci95"][0] < expected < found["ci95"][1]
+    assert row_of(summary, "factors")["normalised"]["target"] is None
+    without = summarise([score for score in full if score.perception != "factors"])
+    assert row_of(without, "darla")["normalised"]["target"] is None
 
 
-def test_the_headline_says_that_darla_wins(scores_of) -> None:
-    text = summarise(scores_of("pixels", target=1.0) + scores_of("darla", source=8.0))["headline"]
-    assert "DQN on DARLA's frozen vision scores" in text
-    assert "more than on end-to-end pixels" in text
-    assert "after the same frames" in text
-    assert "it loses 2." in text
+def test_what_is_kept_is_the_share_above_chance(full) -> None:
+    def mean(perception: str, group: str) -> float:
+        own = [s for s in full if (s.perception, s.group) == (perception, group)]
+        return float(np.mean([score.value for score in own]))
+
+    found = row_of(summarise(full), "pixels")["kept"]["target"]
+    left = mean("pixels", "target") - mean("none", "target")
+    learned = mean("pixels", "source") - mean("none", "source")
+    assert found["value"] == pytest.approx(left / learned)
 
 
-def test_the_headline_says_that_darla_loses(scores_of) -> None:
-    text = summarise(scores_of("pixels", target=9.0) + scores_of("darla", target=2.0))["headline"]
-    assert "less than on end-to-end pixels" in text
-    assert "more than" not in text
+def test_nothing_is_kept_of_what_was_not_learned(scores_of) -> None:
+    floor = scores_of("none", algorithm="random-policy", seeds=1, source=0.0, target=0.0)
+    row = row_of(summarise(scores_of("pixels", source=0.0, target=5.0) + floor), "pixels")
+    assert row["kept"]["target"] is None
 
 
-def test_the_headline_settles_nothing_that_the_intervals_do_not(scores_of) -> None:
-    text = summarise(scores_of("pixels", target=6.1, frames=12) + scores_of("darla", source=6.0))[
-        "headline"
+def test_darla_is_compared_with_every_other_row(full) -> None:
+    summary = summarise(full)
+    found = {each["against"]: each for each in summary["comparisons"] if each["group"] == "target"}
+    assert list(found) == ["pixels", "factors", "none"]
+    assert found["pixels"]["improvement"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    low, high = found["pixels"]["difference"]["ci95"]
+    assert low < found["pixels"]["difference"]["value"] < high
+    assert found["pixels"]["difference"]["value"] == pytest.approx(6.0)
+    assert found["factors"]["difference"]["value"] == pytest.approx(-2.0)
+
+
+def test_profiles_fall_from_all_to_none(full) -> None:
+    for group in ("target", "encoder_ood"):
+        for row in summarise(full)["profiles"][group]["rows"]:
+            assert (row["share"][0], row["share"][-1]) == (1.0, 0.0)
+            assert row["share"] == sorted(row["share"], reverse=True)
+            assert np.all(np.array(row["low"]) <= row["high"])
+
+
+def test_drops_are_attributed_with_intervals(full) -> None:
+    row = row_of(summarise(full, LAB), "darla")
+    assert [(each["tag"], each["label"]) for each in row["attribution"]] == [
+        ("policy-ood", "new conjunction"),
+        ("encoder-ood", "light=0.5 + new conjunction"),
     ]
-    assert "not told apart from 5." in text
-    assert "on end-to-end pixels after 1\u202f440\u202f000 against 12 frames in the source" in text
-    assert "is within noise" in text
+    means = {each["domain"]: each["score"]["mean"] for each in row["domains"]}
+    near = (means["lab/A/hat-can"] + means["lab/B/cake-balloon"]) / 2
+    drop = row["attribution"][0]["drop"]
+    assert drop["mean"] == pytest.approx(near - means["lab/B/hat-can"])
+    assert drop["ci95"][0] < drop["mean"] < drop["ci95"][1]
+    assert row_of(summarise(full), "darla")["attribution"] == []
 
 
-def test_the_headline_without_target_scores(scores_of) -> None:
-    only_random = scores_of("none", algorithm="random-policy", seeds=1)
-    assert "No trained policy" in summarise(only_random)["headline"]
-    assert "No trained policy" in summarise([])["headline"]
-
-
-def test_tables_hold_every_row_in_the_readers_order(scores_of) -> None:
-    scores = scores_of("none", algorithm="random-policy", seeds=1, frames=0)
-    for perception in ("random", "pixels", "factors", "darla"):
-        scores += scores_of(perception)
+def test_unfinished_seeds_are_marked(scores_of) -> None:
+    scores = [
+        Score(**{**vars(score), "tags": (*score.tags, UNFINISHED)}) if score.seed == 1 else score
+        for score in scores_of()
+    ]
     summary = summarise(scores)
-    lines = results.markdown_table(summary).splitlines()
-    assert lines[0].startswith("| algorithm | perception | source | target | gap | encoder-ood |")
-    shown = [line.split(" | ")[1] for line in lines[2:]]
-    assert shown == [
-        "DARLA",
-        "pixels, end to end",
-        "untrained encoder",
-        "true factors (ceiling)",
-        "random policy (floor)",
+    assert summary["rows"][0]["label"] == "DARLA (unfinished)"
+    assert any("seed(s) [1] were scored before" in note for note in summary["notes"])
+
+
+def test_thirty_thousand_episodes_take_seconds(scores_of) -> None:
+    scores = [
+        score
+        for perception in ("darla", "pixels", "factors", "random")
+        for score in scores_of(perception, seeds=15, episodes=100)
     ]
-    darla = row_of(summary, "darla")
-    assert results.format_estimate(darla["target"]) in lines[2]
-    console = Console(width=200, file=io.StringIO())
-    console.print(results.terminal_table(summary))
-    assert results.format_estimate(darla["gap"]) in console.file.getvalue()
-
-
-def test_csv_holds_every_estimate(scores_of) -> None:
-    summary = summarise(scores_of() + scores_of("pixels", encoder_ood=None))
-    lines = list(csv.DictReader(io.StringIO(results.csv_table(summary))))
-    assert len(lines) == (5 + 5) + (3 + 4)
-    line = next(
-        line for line in lines if line["perception"] == "darla" and line["measure"] == "gap"
-    )
-    assert float(line["mean"]) == row_of(summary, "darla")["gap"]["mean"]
-    assert float(line["ci95_low"]) == row_of(summary, "darla")["gap"]["ci95"][0]
-
-
-def test_numbers_are_written_for_people() -> None:
-    assert results.number(-1.234) == "−1.23"
-    assert results.number(-0.001) == "0.00"
-    assert results.grouped(1_440_000) == "1\u202f440\u202f000"
-    assert results.format_estimate(None) == "–"
+    assert len(scores) == 30_000
+    began = time.monotonic()
+    summarise(scores, LAB)
+    assert time.monotonic() - began < 20.0

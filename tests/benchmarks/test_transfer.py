@@ -14,7 +14,7 @@ from agents.dqn import QPolicy
 from agents.networks import QNetwork
 from agents.pool import WorkerPool
 from benchmarks import transfer
-from benchmarks.results import RANDOM_POLICY, read_scores
+from benchmarks.scores import RANDOM_POLICY, read_scores
 from darla.cluster import ray_session
 from darla.config import Config, RayConfig, TransferConfig
 from darla.errors import CorruptFileError, DarlaError, MissingFileError

@@ -103,7 +103,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "darla.vision.pretrain": ("train_vision",),
         "agents.training": ("train_cell",),
         "benchmarks.transfer": ("score_transfer",),
-        "benchmarks.results": ("write_results", "terminal_table", "markdown_table"),
+        "benchmarks.results": ("write_results",),
+        "benchmarks.tables": ("terminal_table", "markdown_table"),
         "benchmarks.report": ("write_report",),
     }.items():
         fake = types.ModuleType(module)

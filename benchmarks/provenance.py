@@ -1,0 +1,129 @@
+"""Where numbers come from: code, versions, digests, commands, and the episodes to look at."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.algorithms import POLICY_FILE
+from agents.cells import Cell
+from benchmarks.scores import Score
+from benchmarks.sight import scalar
+from darla.rundir import RunDirectory
+from darla.storage import sha256_file
+
+VISION = ("dae.safetensors", "vision.safetensors")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An episode that is worth a look.
+
+    Attributes:
+        title: 'worst' or 'best'.
+        cell: Id of the cell that played it.
+        domain: Id of its domain.
+        episode: Its number.
+        value: Its return.
+        command: What to type for its replay.
+        link: Address of the replay relative to the page, or None where there is none yet.
+    """
+
+    title: str
+    cell: str
+    domain: str
+    episode: int
+    value: float
+    command: str
+    link: str | None
+
+
+def commands_of(run: RunDirectory, status: Mapping[str, Any]) -> str:
+    """What to type for the same run, from a checkout of the project, one command a line."""
+    lines = []
+    commit = (status.get("git") or {}).get("commit")
+    if commit:
+        lines.append(f"git checkout {commit}")
+    config = shlex.quote(str(Path(run.config.runs) / run.config.name / "config.yaml"))
+    return "\n".join([*lines, "make install", f"darla run {config} name={run.config.name}-again"])
+
+
+def facts_of(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of code, host, versions and seeds in `run.json`."""
+    git = status.get("git") or {}
+    changed = ", with changes that were not committed" if git.get("changed") else ""
+    code = [("code", f"commit {git.get('commit', 'unknown')}{changed}")] if git else []
+    groups = (
+        ("host, ", status.get("host")),
+        ("", status.get("versions")),
+        ("seed, ", status.get("seeds")),
+    )
+    return code + [
+        (f"{prefix}{name}", scalar(value))
+        for prefix, group in groups
+        for name, value in (group or {}).items()
+    ]
+
+
+def stages_of(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(stage, state, duration) in the order of the run."""
+    return [
+        (
+            stage,
+            "finished" if entry.get("finished") else "not finished",
+            duration(float(entry.get("seconds", 0.0))),
+        )
+        for stage, entry in (status.get("stages") or {}).items()
+    ]
+
+
+def digests_of(run: RunDirectory, status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, SHA-256) of scores, vision and scored policies: equal runs have equal digests."""
+    files = [run.scores, *(run.vision / name for name in VISION)]
+    found = [
+        (str(file.relative_to(run.path)), sha256_file(file)) for file in files if file.is_file()
+    ]
+    for stage, entry in (status.get("stages") or {}).items():
+        if stage.startswith("score/"):
+            policies = entry.get("parents") or {}
+            found += [(name, value) for name, value in policies.items() if POLICY_FILE in name]
+    return found
+
+
+def replays_of(
+    run: RunDirectory, row: Mapping[str, Any], scores: Sequence[Score], page: Path
+) -> list[Replay]:
+    """The worst and the best target episode of a row of results, with links from the page."""
+    own = [
+        score
+        for score in scores
+        if (score.algorithm, score.perception) == (row["algorithm"], row["perception"])
+        and score.split == "target"
+    ]
+    if not own:
+        return []
+    replays = []
+    for title, pick in (("worst", min), ("best", max)):
+        score = pick(own, key=lambda each: each.value)
+        cell = Cell(score.algorithm, score.perception, score.seed).id
+        file = run.path / "replay" / f"{title}.html"
+        words = ["darla", "replay", str(run.path), "--cell", cell, "--domain", score.domain]
+        words += ["--episode", str(score.episode), "-o", str(file)]
+        link = os.path.relpath(file, page.parent) if file.is_file() else None
+        replays.append(
+            Replay(title, cell, score.domain, score.episode, score.value, shlex.join(words), link)
+        )
+    return replays
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

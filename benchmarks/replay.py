@@ -1,7 +1,7 @@
 """The replay viewer: recorded episodes side by side in one HTML file that needs nothing else.
 
 Style, script, pictures and numbers are inside of the page, whose content security policy forbids
-it the network. Pictures may be lossy there; the recordings (`benchmarks.episodes`) hold them exactly.
+it the network. Pictures may be lossy there; recordings (`benchmarks.episodes`) hold them exactly.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from darla.storage import write_text
 from envs.domains import Domain
 from envs.registry import suite_of
 
+FPS = 5.0
+"""Decisions per second where the world does not say."""
 QUALITY = 90
 """Of the page's pictures, 0 to 100, where WebP without loss would need more than twice the room."""
 SMALLEST_SPREAD = 0.1
@@ -154,7 +156,7 @@ def write_page(recordings: Sequence[Recording], output: Path) -> None:
         "choices": facts.choices,
         "options": facts.options,
         "preference": facts.preference,
-        "fps": facts.fps or 5.0,
+        "fps": facts.fps or FPS,
         "mean": _rounded(mean),
         "spread": _rounded(spread),
         "lanes": [_lane(each, i == reference) for i, each in enumerate(recordings)],

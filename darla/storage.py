@@ -79,6 +79,11 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     _replace(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
+def write_file(path: str | Path, fill: Callable[[Path], object]) -> None:
+    """Lets `fill` write to a temporary path what becomes the file; errors as in `write_bytes`."""
+    _replace(Path(path), fill)
+
+
 def read_bytes(path: str | Path) -> bytes:
     """Reads a file whole.
 

@@ -14,8 +14,11 @@ from tests.benchmarks.toy_replay import made_up
 
 Page = Any
 SECONDS = 2.0
-PIXEL = """[...document.querySelectorAll('.frame')]
-    .map(canvas => canvas.getContext('2d').getImageData(4, 4, 1, 1).data[0])"""
+PIXEL = """[...document.querySelectorAll('.frame')].map(canvas => {
+    const copy = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    return copy.getImageData(4, 4, 1, 1).data[0];
+})"""
 
 
 @pytest.fixture(scope="module")

@@ -50,21 +50,21 @@ def load_decoder(perception: str, run: RunDirectory) -> Callable[[np.ndarray], n
         MissingFileError: The vision is not trained yet.
         CorruptFileError: A file of it is damaged.
     """
-    from darla.vision.pretrain import load_model, make_dae, make_vae
+    from darla.vision.pretrain import load_model, make_dae, make_vae, weights_file
 
-    if perception not in ("darla", "beta-vae", "dae"):
+    if perception not in ("darla", "entangled", "beta-vae", "dae"):
         return None
     dae, vae = make_dae(run.config), make_vae(run.config)
     if perception != "beta-vae":
-        load_model(dae, run.vision / "dae.safetensors")
+        load_model(dae, weights_file(run, "dae"))
     if perception != "dae":
-        load_model(vae, run.vision / "vision.safetensors")
+        load_model(vae, weights_file(run, perception))
 
     def paint(latents: Tensor) -> Tensor:
         if perception == "dae":
             return dae.painter(latents).sigmoid()
         pictures = vae.decode(latents)[0]
-        return dae(pictures) if perception == "darla" else pictures
+        return pictures if perception == "beta-vae" else dae(pictures)
 
     @torch.inference_mode()
     def decode(latents: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS_STAMP := $(VENV)/.tools
 GL_STAMP := $(VENV)/.gl
+BROWSER_STAMP := $(VENV)/.browser
 GL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
 CONFIG ?= lab-quick
 ARGS ?=
@@ -18,7 +19,7 @@ TORCH := 2.13.0
 TORCH_BUILD ?= cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help transfer test smoke lint install tools gl
+.PHONY: help transfer test smoke lint install tools gl browser
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is to make
@@ -27,7 +28,7 @@ help:  ## Say what there is to make
 transfer: install gl  ## See, act, transfer: the whole experiment on two cores, with a report (CONFIG=lab-quick ARGS=)
 	$(BIN)/darla run $(CONFIG) $(ARGS)
 
-test: tools gl  ## Run the tests
+test: tools gl browser  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 smoke: install gl  ## The whole pipeline at its smallest, in a folder that is thrown away
@@ -56,7 +57,7 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 tools: $(TOOLS_STAMP)  ## Add what tests, lint and benchmarks.throughput need
 
 $(TOOLS_STAMP): $(STAMP)
-	$(BIN)/pip install -c constraints.txt -e '.[test,lint,peers]'
+	$(BIN)/pip install -c constraints.txt -e '.[test,lint,peers,video,rerun]'
 	@touch $@
 
 gl: $(GL_STAMP)
@@ -69,4 +70,14 @@ $(GL_STAMP): | $(STAMP)
 		else echo "off-screen OpenGL is missing; ask for: apt-get install $(GL_PACKAGES)" >&2; exit 2; fi; \
 		look; \
 	fi
+	@touch $@
+
+browser: $(BROWSER_STAMP)
+
+# Without a browser its tests are skipped, and say so.
+$(BROWSER_STAMP): | $(STAMP)
+	@if command -v "$(or $(CHROMIUM),chromium)" || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium; \
+	elif sudo -n true; then sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium; \
+	else false; fi || echo "there is no Chromium, so that the tests of the pages are skipped; ask for: apt-get install chromium" >&2
 	@touch $@

@@ -66,6 +66,7 @@ class A3CPolicy(Policy):
     """
 
     algorithm = "a3c"
+    preference = "probability"
     network_class: ClassVar[type[ActorCritic]] = ActorCritic
 
     def __init__(self, actions: Actions, network: ActorCritic, perception_fingerprint: str) -> None:

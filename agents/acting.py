@@ -6,15 +6,15 @@ actors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from agents.policy import Actions, Policy
-from agents.seeding import numpy_generator
+from agents.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
     from darla.perception import Perception
@@ -39,6 +39,40 @@ class Episode:
     env: int
     episode: int
     seed: int
+
+
+class Decision(NamedTuple):
+    """One decision in each of B environments, for who watches.
+
+    Attributes:
+        frames: what the decisions were taken on, uint8 [B, H, W, 3].
+        observations: what the perception made of it, [B, *shape]; None for the random policy.
+        memory: the policy's memory before, float32 [B, memory_size].
+        actions: int64 [B] or [B, J].
+        rewards: float64 [B].
+        played: number of each environment's episode, from 0, int64 [B].
+    """
+
+    frames: np.ndarray
+    observations: np.ndarray | None
+    memory: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    played: np.ndarray
+
+
+def spread(
+    episodes: int, workers: int, envs_per_worker: int, seed: int
+) -> list[tuple[int, list[int]]]:
+    """How an evaluation is spread evenly over the environments of workers.
+
+    Returns:
+        Per worker, its seed and the number of episodes of each of its environments, at least 1;
+        both are what `play_episodes` takes. The list of environments may be empty.
+    """
+    count = min(episodes, workers * envs_per_worker)
+    quota = [episodes // count + (i < episodes % count) for i in range(count)]
+    return [(derive(seed, "worker", index), quota[index::workers]) for index in range(workers)]
 
 
 def observe(perception: Perception, frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
@@ -81,6 +115,7 @@ def play_episodes(
     *,
     epsilon: float,
     seed: int,
+    watch: Callable[[Decision], None] | None = None,
 ) -> list[Episode]:
     """Plays exactly the first episodes of every sub-environment: short ones are not favoured.
 
@@ -91,6 +126,7 @@ def play_episodes(
         episodes_per_env: episodes of every sub-environment, or of each one.
         epsilon: share of random actions, in [0, 1].
         seed: seed of the layouts and of the random actions.
+        watch: called with every decision; it must copy what it keeps.
 
     Returns:
         The episodes, by sub-environment, then in the order played.
@@ -112,12 +148,15 @@ def play_episodes(
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
     episodes: list[Episode] = []
     while (played < quota).any():
+        seen, before, observations = frames, memory, None
         if policy is None or perception is None:
             actions = choices.sample(rng, count)
         else:
             observations = observe(perception, frames, info)
             actions, memory = policy.act(observations, memory, epsilon=epsilon, rng=rng)
         frames, rewards, terminated, truncated, info = vector.step(actions)
+        if watch is not None:
+            watch(Decision(seen, observations, before, actions, rewards, played))
         returns += rewards
         lengths += 1
         ended = terminated | truncated

@@ -47,6 +47,7 @@ class QPolicy(Policy):
     """
 
     algorithm = "dqn"
+    preference = "action value"
 
     def __init__(self, network: QNetwork, perception_fingerprint: str) -> None:
         super().__init__(Actions((network.actions,)), perception_fingerprint)

@@ -191,6 +191,7 @@ class EpisodicPolicy(Policy):
     """
 
     algorithm = "ec"
+    preference = "action value"
 
     def __init__(
         self,

@@ -82,10 +82,13 @@ class Policy(ABC):
         perception_fingerprint: fingerprint of the perception that it is trained on.
 
     Attributes:
+        algorithm: its name.
+        preference: what `preferences` returns, 'action value' or 'probability'.
         memory_size: numbers that it remembers from one decision to the next; 0 for most policies.
     """
 
     algorithm: ClassVar[str]
+    preference: ClassVar[str]
     memory_size: int = 0
 
     def __init__(self, actions: Actions, perception_fingerprint: str) -> None:

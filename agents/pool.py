@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import ray
 
-from agents.acting import Episode
+from agents.acting import Episode, spread
 from agents.policy import Actions, Policy
 from agents.seeding import derive
 from agents.worker import Chunk, Digest, EnvironmentFactory, Worker, WorkerState, call
@@ -167,13 +167,11 @@ class WorkerPool:
         seed: int,
     ) -> None:
         """Lets the workers play; "evaluation" answers with a list of episodes. See `evaluate`."""
-        count = min(episodes, self.streams)
-        quota = [episodes // count + (i < episodes % count) for i in range(count)]
+        shares = spread(episodes, self.size, self.config.envs_per_worker, seed)
         what = {"policy": ray.put(policy), "perception": ray.put(perception), "domains": domains}
-        for index in range(self.size):
-            own = quota[index :: self.size]
-            if own:
-                options = {"quota": own, "epsilon": epsilon, "seed": derive(seed, "worker", index)}
+        for index, (own_seed, quota) in enumerate(shares):
+            if quota:
+                options = {"quota": quota, "epsilon": epsilon, "seed": own_seed}
                 self.send(index, "evaluation", "evaluate", **what, **options)
 
     def evaluate(

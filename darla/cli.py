@@ -377,6 +377,85 @@ def report_command(
         _print({"report": str(page)}, as_json)
 
 
+@_command(app, "replay", "darla replay runs/lab-quick --domain lab/B/hat-can --worst")
+def replay_command(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)
+    ],
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Who plays, such as dqn-darla-s0; by default the first that is trained, on DARLA "
+            "if any is.",
+        ),
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Where; may be repeated. By default the first source and the first target.",
+            show_default=False,
+        ),
+    ] = None,
+    episode: Annotated[
+        int | None,
+        typer.Option(help="Number of the scored episode, from 0; 0 by default.", min=0),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The scored episode of best return.")
+    ] = False,
+    worst: Annotated[bool, typer.Option("--worst", help="That of worst return.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of other layouts than those that were scored.", min=0),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="By default RUN/replay/replay.html."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="html, gif, mp4 or rrd (for Rerun).")] = "html",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Writes a page that plays scored episodes side by side.
+
+    Plays them again, the same ones as in scores.jsonl, and shows what the policy saw, what the
+    vision makes of it, and what was chosen by. The episodes are kept beside the page in files that
+    other viewers can read (docs/replay.md).
+    """
+    from benchmarks.films import choose_writer
+    from benchmarks.replay import choose_cell, choose_domains, record_episodes
+    from darla.rundir import RunDirectory
+
+    asked = {
+        "--episode": episode is not None,
+        "--best": best,
+        "--worst": worst,
+        "--seed": seed is not None,
+    }
+    given = [option for option, there in asked.items() if there]
+    if len(given) > 1 and given != ["--episode", "--seed"]:
+        raise ConfigError(f"{' and '.join(given)} exclude each other; give one of them")
+    write = choose_writer(format)
+    opened = RunDirectory.load(run)
+    page = output or opened.path / "replay" / f"replay.{format}"
+    if page.suffix != f".{format}":
+        raise ConfigError(f"'{page}' must end in .{format}, or give --format")
+    player, domains = choose_cell(opened, cell), choose_domains(opened, domain or [])
+    _check_machine(opened.config)
+    which = "best" if best else "worst" if worst else None
+    recordings = record_episodes(
+        opened, player, domains, episode=episode, which=which, seed=seed, quiet=quiet
+    )
+    write(recordings, page)
+    rows = [
+        {"domain": f.domain, "episode": f.episode, "return": f.outcome.return_}
+        for f in (each.facts for each in recordings)
+    ]
+    _print({"replay": str(page), "cell": player.id, "episodes": rows}, as_json)
+
+
 # -- around them -----------------------------------------------------------------------------------
 
 

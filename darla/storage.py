@@ -79,6 +79,23 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     _replace(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
+def write_file(path: str | Path, fill: Callable[[Path], object]) -> None:
+    """Lets `fill` write to a temporary path what becomes the file; errors as in `write_bytes`."""
+    _replace(Path(path), fill)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Reads a file whole.
+
+    Raises:
+        MissingFileError: there is no such file.
+        RunDirectoryError: it cannot be read.
+    """
+    path = Path(path)
+    with _disk("read", path):
+        return path.read_bytes()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a UTF-8 text file whole; errors as in `write_bytes`."""
     write_bytes(path, text.encode())
@@ -97,9 +114,7 @@ def read_json(path: str | Path) -> Any:
         CorruptFileError: it is not JSON, for example because it was truncated.
         RunDirectoryError: it cannot be read.
     """
-    path = Path(path)
-    with _disk("read", path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return json.loads(data)
     except ValueError as error:
@@ -149,8 +164,7 @@ def read_jsonl(path: str | Path, repair: bool = False) -> list[dict[str, Any]]:
         RunDirectoryError: the file cannot be read, or not be repaired.
     """
     path = Path(path)
-    with _disk("read", path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     rows: list[dict[str, Any]] = []
     offset = 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):

@@ -43,7 +43,8 @@ def make_vector(
     needs to know (see `envs.lab.LabVectorEnv`); `state_dict()` and `load_state_dict()`, everything
     that changes, as arrays, without which a training that is continued begins new episodes;
     `info["clearance"]`, metres to what is ahead; and `options={"start": "anywhere"}` of `reset`,
-    starts that show more of the world than the task's own.
+    starts that show more of the world than the task's own. A replay shows `action_names`, one for
+    every option of every choice, and plays as fast as `metadata["render_fps"]`, decisions a second.
 
     Args:
         environment: Simulator, resolution and frame skip.

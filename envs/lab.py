@@ -452,6 +452,8 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": [], "render_fps": 5}
+    #: Names of the actions, for people.
+    action_names = ACTIONS
     #: Actions that turn in place, for explorers.
     turns = (ACTIONS.index("turn-left"), ACTIONS.index("turn-right"))
 

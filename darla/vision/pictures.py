@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,17 +17,61 @@ from darla.storage import write_bytes
 from darla.vision.evaluation import device_of, to_float
 from darla.vision.networks import DAE, VAE
 
+if TYPE_CHECKING:
+    from darla.rundir import RunDirectory
+
 COLUMNS = 12
 TRAVERSED = 16
 SPAN = 2.5
 STEPS = 9
 SCALE = 2
+BATCH = 100
 INK, PAPER, LABEL_WIDTH = (30, 30, 30), (255, 255, 255), 92
 
 
 def _to_bytes(pictures: Tensor) -> np.ndarray:
     """Float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3]."""
     return (pictures.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_decoder(perception: str, run: RunDirectory) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What the latents of a perception stand for, as pictures.
+
+    Args:
+        perception: Name of the perception.
+        run: Holds its trained vision.
+
+    Returns:
+        A function of latents, float32 [B, D], that paints uint8 [B, H, W, 3]: with the decoder, and
+        where a DAE guided it with what that reads in the decoder's output (the space of the loss).
+        None for a perception that has no trained decoder.
+
+    Raises:
+        MissingFileError: The vision is not trained yet.
+        CorruptFileError: A file of it is damaged.
+    """
+    from darla.vision.pretrain import load_model, make_dae, make_vae, weights_file
+
+    if perception not in ("darla", "entangled", "beta-vae", "dae"):
+        return None
+    dae, vae = make_dae(run.config), make_vae(run.config)
+    if perception != "beta-vae":
+        load_model(dae, weights_file(run, "dae"))
+    if perception != "dae":
+        load_model(vae, weights_file(run, perception))
+
+    def paint(latents: Tensor) -> Tensor:
+        if perception == "dae":
+            return dae.painter(latents).sigmoid()
+        pictures = vae.decode(latents)[0]
+        return pictures if perception == "beta-vae" else dae(pictures)
+
+    @torch.inference_mode()
+    def decode(latents: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(latents).split(BATCH)
+        return np.concatenate([_to_bytes(paint(part)) for part in parts])
+
+    return decode
 
 
 def grid(rows: list[np.ndarray], labels: list[str], path: Path, title: str) -> None:

@@ -23,6 +23,7 @@ COMMANDS = (
     "train",
     "transfer",
     "report",
+    "replay",
     "domains",
     "doctor",
     "config show",

@@ -48,7 +48,7 @@ def disentanglement(
         "beta_vae": beta_vae_score(latents, factors, rng),
         "factor_vae": factor_vae_score(latents, factors, rng),
         "mig": mutual_information_gap(latents, factors),
-        **dci_forest(latents, factors, rng),
+        **dci_forest(latents, factors, rng, nominal=nominal),
         "sap": separated_predictability(latents, factors, nominal=nominal),
         "modularity": modularity(latents, factors),
         "active_units": active_units(latents),
@@ -107,8 +107,8 @@ def factor_vae_score(
     """Accuracy with which the latent that varies least names the factor that is fixed.
 
     A point is the latent of the smallest variance, relative to that over all samples, in a batch
-    whose samples agree in one factor; a majority vote names the factor (Kim & Mnih 2018, 1802.05983).
-    Latents whose variance is below `COLLAPSED_VARIANCE` are left out, as the paper does.
+    whose samples agree in one factor; a majority vote names the factor (Kim & Mnih 2018,
+    1802.05983). Latents whose variance is below `COLLAPSED_VARIANCE` are left out, as in the paper.
 
     Args:
         latents: float [N, D].
@@ -150,35 +150,40 @@ def mutual_information_gap(latents: Floats, factors: Integers) -> float:
     return float(_gap(shares).mean())
 
 
-def dci_forest(latents: Floats, factors: Integers, rng: np.random.Generator) -> dict[str, float]:
+def dci_forest(
+    latents: Floats, factors: Integers, rng: np.random.Generator, *, nominal: Collection[int] = ()
+) -> dict[str, float]:
     """DCI by a random forest per factor, every tree of which sees all latents at every split.
 
-    Importances of latent i for factor k are the forest's mean decreases in impurity (Eastwood &
-    Williams 2018). The estimator is in the name, because scores of other estimators differ.
+    Importances of latent i for factor k are the mean decreases in impurity of the forest, a
+    classifier for factors in `nominal` and a regressor for the others (Eastwood & Williams 2018).
+    The estimator is in the name, because scores of other estimators differ.
 
     Returns:
         `dci_forest/disentanglement`: 1 where each latent matters to one factor, weighted by how
             much it matters; `dci_forest/completeness`: 1 where each factor needs one latent;
-            `dci_forest/informativeness`: mean accuracy on samples that the forest has not seen.
+            `dci_forest/informativeness`: mean accuracy or, of regressors, R^2 (at least 0), on
+            samples that the forest has not seen.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     codes = _codes(latents, factors)
     order = rng.permutation(len(latents))[: 2 * FOREST_SAMPLES]
     fit, test = order[: len(order) // 2], order[len(order) // 2 :]
-    importance, accuracy = np.zeros((latents.shape[1], codes.shape[1])), []
-    for factor, column in enumerate(codes.T):
-        seed = int(rng.integers(2**31))
-        forest = RandomForestClassifier(TREES, max_features=None, random_state=seed)
-        forest.fit(latents[fit], column[fit])
+    importance, scores = np.zeros((latents.shape[1], codes.shape[1])), []
+    for factor in range(codes.shape[1]):
+        kind = RandomForestClassifier if factor in nominal else RandomForestRegressor
+        target = codes[:, factor] if factor in nominal else factors[:, factor]
+        forest = kind(TREES, max_features=None, random_state=int(rng.integers(2**31)))
+        forest.fit(latents[fit], target[fit])
         importance[:, factor] = forest.feature_importances_
-        accuracy.append(forest.score(latents[test], column[test]))
+        scores.append(max(0.0, forest.score(latents[test], target[test])))
     weight = importance.sum(1)
     total = max(weight.sum(), np.finfo(float).tiny)
     return {
         "dci_forest/disentanglement": float(_concentration(importance) @ weight / total),
         "dci_forest/completeness": float(_concentration(importance.T).mean()),
-        "dci_forest/informativeness": float(np.mean(accuracy)),
+        "dci_forest/informativeness": float(np.mean(scores)),
     }
 
 

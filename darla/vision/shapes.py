@@ -30,7 +30,7 @@ SHAPES = ("square", "ellipse", "heart")
 SIDE = 64
 
 _SPRITE = 33
-"""Side of a sprite; its middle pixel is the centre, which is pixel 16 of a picture at position 0."""
+"""Side of a sprite; its middle pixel is the centre, at pixel 16 of a picture in position 0."""
 
 Pictures = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]

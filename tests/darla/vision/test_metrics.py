@@ -91,7 +91,7 @@ def test_collapsed_latents_tell_nothing(factors: np.ndarray) -> None:
     result = scores(np.zeros((len(factors), 4)), factors)
     assert result.pop("beta_vae") == pytest.approx(1 / 3, abs=0.05)
     assert result.pop("factor_vae") == 1 / 3
-    assert result.pop("dci_forest/informativeness") == pytest.approx(0.2, abs=0.06)
+    assert result.pop("dci_forest/informativeness") == pytest.approx(0.25 / 3, abs=0.02)
     assert set(result.values()) == {0.0}
 
 

@@ -308,28 +308,88 @@ def tune_command(
     continues. Choose by the object error and the source scores of the table: a setting that is
     chosen by its target scores has seen the target, and what it scores there is no transfer.
     """
-    from agents.cells import cells_of
-    from darla import cli
-    from darla.tuning import make_variants, outcome_table, outcomes, sweep
+    from darla.tuning import outcome_table
 
-    if not grid and seeds is None:
-        raise ConfigError("nothing varies; give --grid KEY=[A,B] or --seeds [0,1]")
-    _load(config, overrides)
-    variants = make_variants(config, overrides or [], grid or [], seeds)
-    for variant in variants:
-        _check_cells(cells_of(variant.config), variant.config)
-    failed = sweep(variants, cli.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
-    rows = outcomes(variants)
+    rows, failed = _swept(config, overrides, grid, seeds, cpus, gpus, quiet)
     if as_json:
         _print({"trials": rows}, as_json)
     else:
         _print_table(outcome_table(rows))
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise RunDirectoryError(
-            f"{len(failed)} of {len(variants)} trials failed, repeat the command to continue them: "
-            f"{reasons}"
-        )
+    _refuse_failed(failed, len(rows))
+
+
+@_command(app, "study", "darla study lab-study --grid vision.vae.beta=[1,4,16] --seeds [0,1,2]")
+def study_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=[A,B]", help="As in `darla tune`.", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="[0,1]", help="As in `darla tune`.", show_default=False)
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="As in `darla tune`.")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="As in `darla tune`.")] = 0.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Asks whether disentangled visions transfer better.
+
+    Runs a grid as `darla tune` does, correlates the disentanglement of its visions with the scores
+    of the policies on them (Spearman, bootstrap over visions) and writes study.json and scatter.png
+    into RUNS/NAME-study/. The same command again continues.
+    """
+    import numpy as np
+
+    from darla.study import study, write_study
+
+    rows, failed = _swept(config, overrides, grid, seeds, cpus, gpus, quiet)
+    tree = _load(config, overrides)
+    folder = Path(tree.runs) / f"{tree.name}-study"
+    result = study(rows, np.random.default_rng(tree.transfer.seed))
+    write_study(result, folder)
+    _print(result["correlations"], as_json)
+    _say(quiet, f"study: {folder / 'study.json'}")
+    _refuse_failed(failed, len(rows))
+
+
+@_command(app, "shapes", "darla shapes shapes-beta4 --seeds [0,1,2,3,4]")
+def shapes_command(
+    config: ConfigWord,
+    overrides: Overrides = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="[0,1]", help="Seeds, each a run of its own.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Trains a beta-VAE on 2D shapes and scores its disentanglement.
+
+    Of the configuration only `vision` and `shapes` count. Pictures, scores and the capacity at
+    which each factor entered lie in RUNS/NAME/vision/; the same command again continues.
+    """
+    from darla.config import load_config
+    from darla.vision.shapes_experiment import summary_table, train_shapes
+
+    if seeds is None:
+        trees = [load_config(config, overrides or [])]
+    else:
+        from darla.tuning import make_variants
+
+        trees = [each.config for each in make_variants(config, overrides or [], [], seeds)]
+    reports = {}
+    for tree in trees:
+        with _opened(tree) as run:
+            done = run.status()["stages"].get("shapes", {})
+            reports[tree.name] = (
+                done["facts"] if done.get("finished") else train_shapes(tree, run, quiet=quiet)
+            )
+    if as_json:
+        _print(reports, as_json)
+    else:
+        _print_table(summary_table(reports))
 
 
 @_command(app, "report", "darla report runs/lab-quick")
@@ -662,6 +722,40 @@ def _stage(
     run.start(stage)
     facts = work() or {}
     run.finish(stage, parents=parents, **facts)
+
+
+def _swept(
+    config: str,
+    overrides: Sequence[str] | None,
+    grid: Sequence[str] | None,
+    seeds: str | None,
+    cpus: float,
+    gpus: float,
+    quiet: bool,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Runs a sweep; returns its outcomes, and what went wrong by the name of the run."""
+    from agents.cells import cells_of
+    from darla import cli
+    from darla.tuning import make_variants, outcomes, sweep
+
+    if not grid and seeds is None:
+        raise ConfigError("nothing varies; give --grid KEY=[A,B] or --seeds [0,1]")
+    _load(config, overrides)
+    variants = make_variants(config, overrides or [], grid or [], seeds)
+    for variant in variants:
+        _check_cells(cells_of(variant.config), variant.config)
+    failed = sweep(variants, cli.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
+    return outcomes(variants), failed
+
+
+def _refuse_failed(failed: dict[str, str], trials: int) -> None:
+    """Refuses to end well where trials of a sweep failed."""
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunDirectoryError(
+            f"{len(failed)} of {trials} trials failed, repeat the command to continue them: "
+            f"{reasons}"
+        )
 
 
 def _narrowed(cells: Sequence[Cell], **wanted: Sequence[Any] | None) -> list[Cell]:

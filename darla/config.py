@@ -132,11 +132,12 @@ class FramesConfig(Section):
 
 
 class OptimisationConfig(Section):
-    """How one model is trained: Adam on a cosine schedule after a linear warm-up."""
+    """How one model is trained: on a cosine schedule after a linear warm-up."""
 
     images: PositiveInt = Field(description="Images that the training consumes, with repetition.")
     batch: PositiveInt = Field(100, description="Images in one step.")
-    learning_rate: PositiveFloat = Field(1e-3, description="Adam's peak step size.")
+    optimiser: Literal["adam", "adagrad"] = Field("adam", description="The optimiser.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Peak step size.")
     warmup: Fraction = Field(
         0.05, description="Share of the steps with a linearly rising step size."
     )
@@ -159,30 +160,63 @@ class DAEConfig(Section):
     optimisation: OptimisationConfig = OptimisationConfig(images=190_000)
 
 
-class VAEConfig(Section):
-    """The beta-VAE and its reconstruction term."""
+class CapacityConfig(Section):
+    """The KL divergence C that the `capacity` objective holds the latents to (1804.03599)."""
 
-    reconstruction: Literal["dae", "pixel"] = Field(
-        "dae", description="Space of the reconstruction error: the DAE's features, or pixels."
+    start: NonNegativeFloat = Field(0.0, description="C at the first step, in nats.")
+    end: NonNegativeFloat = Field(25.0, description="C after its linear rise, in nats.")
+    share: Fraction = Field(1.0, description="Share of the steps over which C rises.")
+
+
+class VAEConfig(Section):
+    """The beta-VAE: its network, reconstruction term and objective."""
+
+    network: Literal["darla", "burgess", "mlp"] = Field(
+        "darla",
+        description="Layers of 1707.08475, of 1804.03599 (4 x 32 filters, two fully connected), or "
+        "of 1606.05579 (fully connected).",
+    )
+    reconstruction: Literal["dae", "pixel", "gaussian", "bernoulli"] = Field(
+        "dae",
+        description="The DAE's features; or pixels with unit variance, with the decoder's own "
+        "variance, or as independent Bernoulli variables.",
+    )
+    objective: Literal["beta", "normalised", "capacity"] = Field(
+        "beta",
+        description="Reconstruction + beta * KL; the same with beta times values of a picture per "
+        "latent; or reconstruction + gamma * |KL - C|.",
     )
     layer: Literal["output", "bottleneck"] = Field(
         "output", description="J: the DAE's last layer before the non-linearity, or its bottleneck."
     )
     beta: NonNegativeFloat = Field(1.0, description="Weight of the KL term, summed over latents.")
+    gamma: NonNegativeFloat = Field(
+        1000.0, description="Weight of |KL - C| in the `capacity` objective."
+    )
+    capacity: CapacityConfig = CapacityConfig()
     pixel_weight: NonNegativeFloat = Field(
         0.0,
         description="Weight of a squared pixel error of the decoder's mean beside the DAE's term.",
     )
     warm_start: bool = Field(
-        False, description="Start from the DAE's convolutions (not in the paper)."
+        False,
+        description="Start network `darla` from the DAE's convolutions (not in the paper).",
     )
     latents: PositiveInt = Field(32, description="Number of latents.")
-    hidden: PositiveInt = Field(256, description="Width of the fully connected layer.")
+    hidden: PositiveInt = Field(256, description="Width of the fully connected layers.")
     decoder: Literal["sample", "mean"] = Field(
         "sample",
         description="What J reads: a sample of the Gaussian decoder (the paper), or its mean.",
     )
     optimisation: OptimisationConfig = OptimisationConfig(images=400_000, learning_rate=1e-4)
+
+    @model_validator(mode="after")
+    def _can_start_warm(self) -> VAEConfig:
+        if self.warm_start and self.network != "darla":
+            raise ValueError(
+                f"vision.vae.warm_start=true needs vision.vae.network=darla, not '{self.network}'"
+            )
+        return self
 
 
 class EntangledConfig(Section):
@@ -200,6 +234,9 @@ class PixelVAEConfig(Section):
         0.3,
         description="Weight of the KL term beside half the squared pixel error; all else is as in "
         "vision.vae.",
+    )
+    reconstruction: Literal["pixel", "gaussian", "bernoulli"] = Field(
+        "pixel", description="The likelihood of the pixels, as in vision.vae."
     )
 
 
@@ -239,6 +276,20 @@ class VisionConfig(Section):
     vae: VAEConfig = VAEConfig()
     entangled: EntangledConfig = EntangledConfig()
     beta_vae: PixelVAEConfig = PixelVAEConfig()
+
+
+class ShapesConfig(Section):
+    """The 2D shapes of `darla shapes`, on which papers compare beta-VAEs."""
+
+    file: str | None = Field(
+        None, description="The original dSprites file (.npz); null draws the shapes."
+    )
+    held_out: bool = Field(
+        False, description="Keep hearts in the upper right quarter from training."
+    )
+    sample: PositiveInt = Field(
+        50_000, description="Pictures from which the disentanglement is scored."
+    )
 
 
 class DQNConfig(Section):
@@ -413,6 +464,7 @@ class Config(Section):
     ray: RayConfig = RayConfig()
     frames: FramesConfig = FramesConfig()
     vision: VisionConfig = VisionConfig()
+    shapes: ShapesConfig = ShapesConfig()
     agents: AgentsConfig = AgentsConfig()
     transfer: TransferConfig = TransferConfig()
 
@@ -659,6 +711,8 @@ def _validated(values: dict[Any, Any], faults: list[str]) -> Config:
 def _fault(details: ErrorDetails) -> str:
     """Returns one line: what was given, what is allowed, what to type instead."""
     loc = details["loc"]
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
     key = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc
     ).removeprefix(".")

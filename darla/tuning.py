@@ -246,9 +246,9 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """Returns what came of each trial, in their order, from the run directories.
 
     Returns:
-        Per trial `run` (its folder), `varied`, `object_error` and `active_units` of the vision, and
-        `policies`: per algorithm and perception the mean `source` and `target` returns. Null or
-        empty where there is nothing yet.
+        Per trial `run` (its folder), `varied`; `object_error`, `active_units`, `probe` and
+        `disentanglement` of the vision; and `policies`: per algorithm and perception the mean
+        `source` and `target` returns. Null or empty where there is nothing yet.
     """
     rows = []
     for variant in variants:
@@ -263,6 +263,8 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
                 "varied": dict(variant.varied),
                 "object_error": seen.get("vae", {}).get("objects"),
                 "active_units": seen.get("latents", {}).get("active_units"),
+                "probe": seen.get("probe", {}),
+                "disentanglement": seen.get("disentanglement", {}),
                 "policies": [
                     {key: row[key] for key in ("algorithm", "perception")}
                     | {key: row[key] and row[key]["mean"] for key in ("source", "target")}
@@ -274,18 +276,27 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
 
 
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the rows of `outcomes` as a table for a terminal, a line per policy."""
+    """Returns the rows of `outcomes` as a table for a terminal, a line per policy.
+
+    `probe` is the mean accuracy over all that the linear probes classify.
+    """
     from rich.table import Table
 
     table = Table(
-        title="Choose by object error and source; the target is for information.",
+        title="Choose by the vision and source; the target is for information.",
         title_justify="left",
     )
-    for name in (*rows[0]["varied"], "object error", "active units", "policy", "source", "target"):
+    vision = ("object error", "active units", "probe", "MIG", "beta-VAE score")
+    for name in (*rows[0]["varied"], *vision, "policy", "source", "target"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for row in rows:
         units = "–" if row["active_units"] is None else str(row["active_units"])
+        probe = row["probe"]
+        read = [value for key, value in probe.items() if f"{key}/chance" in probe]
+        scores = row["disentanglement"]
         head = [*row["varied"].values(), _figure(row["object_error"]), units]
+        head += [_figure(sum(read) / len(read) if read else None)]
+        head += [_figure(scores.get(key)) for key in ("mig", "beta_vae")]
         for policy in row["policies"] or [{}]:
             name = f"{policy['algorithm']} {policy['perception']}" if policy else "–"
             figures = [_figure(policy.get(key)) for key in ("source", "target")]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darla.frames import VISIBLE_PIXELS, Frames
 from darla.vision.losses import kl_divergence
+from darla.vision.metrics import disentanglement
 from darla.vision.networks import VAE
 
 #: A latent is active when its KL, averaged over frames, is above this many nats.
@@ -18,6 +19,10 @@ ACTIVE_NATS = 0.05
 #: An object must cover this many pixels, and be nearer than this many metres, for its bearing to be
 #: probed.
 PROBE_METRES = 6.0
+#: Bearing and distance are cut into so many classes of equal size where disentanglement is scored.
+CLASSES = 5
+#: Disentanglement is not scored on fewer frames.
+FEWEST_SCORED = 100
 BATCH = 256
 
 
@@ -139,6 +144,67 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
                 error = np.abs(model.predict(latents[~fit & near]) - labels[name][~fit & near])
                 result[name] = float(np.median(error))
     return result
+
+
+def factor_scores(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, Any]:
+    """Disentanglement of the latents with respect to the labels, by `darla.vision.metrics`.
+
+    Factors are those of D_U's domains and, where the world labels objects, the nearest object's
+    kind, and its bearing and distance in five classes of equal size; then only frames count that
+    show an object within `PROBE_METRES`. A factor that follows from another one is left out, as the
+    Lab's pair follows from the kind.
+
+    Args:
+        latents: float [N, D], of the frames in order.
+        frames: Their labels.
+        seed: Seed of every draw.
+
+    Returns:
+        The scores, `factors` (their names) and `frames` (how many were scored); empty where fewer
+        than two factors vary, or there are fewer than `FEWEST_SCORED` frames.
+    """
+    labels, n = frames.labels, len(frames)
+    where = np.ones(n, bool)
+    columns: dict[str, np.ndarray] = {}
+    for name in frames.factors[0] if frames.factors else ():
+        values = np.array([str(factors[name]) for factors in frames.factors])
+        columns[name] = np.unique(values[labels["domain"]], return_inverse=True)[1]
+    if "kind" in labels:
+        where = (labels["kind"] >= 0) & (labels["distance"] < PROBE_METRES)
+        if "kinds" in labels:
+            where &= (labels["kinds"] >= 0).reshape(n, -1).sum(1) >= VISIBLE_PIXELS
+        columns["kind"] = labels["kind"]
+    nominal = set(columns)
+    if where.sum() < FEWEST_SCORED:
+        return {}
+    columns = {name: values[where] for name, values in columns.items()}
+    if "kind" in labels:
+        for name in ("bearing", "distance"):
+            values = labels[name][where]
+            edges = np.quantile(values, np.linspace(0, 1, CLASSES + 1)[1:-1])
+            columns[name] = np.digitize(values, edges)
+    names = [name for name, values in columns.items() if len(np.unique(values)) > 1]
+    names = [name for name in names if not _follows(columns, name, names)]
+    if len(names) < 2:
+        return {}
+    scores = disentanglement(
+        latents[where],
+        np.stack([columns[name] for name in names], axis=1),
+        np.random.default_rng(seed),
+        nominal=[place for place, name in enumerate(names) if name in nominal],
+    )
+    return {**scores, "factors": names, "frames": int(where.sum())}
+
+
+def _follows(columns: dict[str, np.ndarray], name: str, names: list[str]) -> bool:
+    """Whether a factor is a function of another, or the same under an earlier name."""
+    values = {other: len(np.unique(columns[other])) for other in names}
+    return any(
+        len(np.unique(np.stack([columns[name], columns[other]]), axis=1).T) == values[other]
+        and (values[name], names.index(other)) < (values[other], names.index(name))
+        for other in names
+        if other != name
+    )
 
 
 def describe_latents(divergences: np.ndarray) -> dict[str, Any]:

@@ -7,11 +7,13 @@ mean anything.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from darla.vision.networks import DAE
 
@@ -47,6 +49,39 @@ def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     return mean + (0.5 * log_variance).exp() * noise
 
 
+def unnormalised_beta(normalised: float, latents: int, values: int) -> float:
+    """The weight beta of the KL term whose normalised value is given (1606.05579, section 2).
+
+    beta_norm = beta * latents / values compares models of other sizes.
+
+    Args:
+        normalised: beta_norm.
+        latents: Number of latents.
+        values: Number of values of a picture: channels * height * width.
+    """
+    return normalised * values / latents
+
+
+@dataclass(frozen=True)
+class CapacitySchedule:
+    """The KL divergence C that a training is held to, in nats (1804.03599, equation 8).
+
+    Attributes:
+        start: C at the first step.
+        end: C after the rise.
+        share: Share of the steps over which C rises linearly.
+    """
+
+    start: float
+    end: float
+    share: float
+
+    def at(self, progress: float) -> float:
+        """C after a share `progress` of the steps, 0 .. 1."""
+        risen = 1.0 if progress >= self.share else progress / self.share
+        return self.start + risen * (self.end - self.start)
+
+
 class Reconstruction(Protocol):
     """The reconstruction term as a strategy."""
 
@@ -56,8 +91,8 @@ class Reconstruction(Protocol):
         """Error of a batch.
 
         Args:
-            target: Pictures [B, 3, H, W] in [0, 1].
-            mean: Mean of the decoder, same shape.
+            target: Pictures [B, C, H, W] in [0, 1].
+            mean: Mean of the decoder, same shape; for `BernoulliReconstruction` its logits.
             log_variance: Log-variance of the decoder, same shape.
             noise: Standard normal noise of that shape, or None where the mean is to be used.
 
@@ -76,6 +111,31 @@ class PixelReconstruction:
     ) -> Tensor:
         """See `Reconstruction`; `log_variance` and `noise` play no part."""
         return 0.5 * (mean - target).square().sum() / len(target)
+
+
+@dataclass(frozen=True)
+class GaussianReconstruction:
+    """-log N(target; mean, exp(log_variance)) in nats: a decoder that learns its variance."""
+
+    def __call__(
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """See `Reconstruction`; `noise` plays no part."""
+        scaled = (mean - target).square() * (-log_variance).exp()
+        return 0.5 * (scaled + log_variance + math.log(2 * math.pi)).sum() / len(target)
+
+
+@dataclass(frozen=True)
+class BernoulliReconstruction:
+    """-log p(target) in nats of independent Bernoulli pixels, from their logits (1606.05579)."""
+
+    def __call__(
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """See `Reconstruction`; `mean` holds logits, the rest plays no part."""
+        return functional.binary_cross_entropy_with_logits(mean, target, reduction="sum") / len(
+            target
+        )
 
 
 @dataclass(frozen=True)

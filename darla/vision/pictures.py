@@ -30,8 +30,9 @@ INK, PAPER, LABEL_WIDTH = (30, 30, 30), (255, 255, 255), 92
 
 
 def _to_bytes(pictures: Tensor) -> np.ndarray:
-    """Float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3]."""
-    return (pictures.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """Float [B, 3, H, W], or [B, 1, H, W] for greys, in [0, 1] -> uint8 [B, H, W, 3]."""
+    scaled = (pictures.float().clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def load_decoder(perception: str, run: RunDirectory) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -119,7 +120,13 @@ def choose_examples(frames: Frames, count: int = COLUMNS) -> np.ndarray:
 
 
 @torch.no_grad()
-def draw_reconstructions(dae: DAE | None, vae: VAE | None, frames: Frames, path: Path) -> None:
+def draw_reconstructions(
+    dae: DAE | None,
+    vae: VAE | None,
+    frames: Frames,
+    path: Path,
+    title: str = "Reconstructions of frames in layouts never trained on",
+) -> None:
     """Writes input, DAE and VAE one above the other, and what the DAE reads in the VAE's picture.
 
     Args:
@@ -127,6 +134,7 @@ def draw_reconstructions(dae: DAE | None, vae: VAE | None, frames: Frames, path:
         vae: Trained beta-VAE, or None before it is trained.
         frames: Validation split, in layouts that training never saw.
         path: PNG file.
+        title: One line above.
     """
     model = vae if vae is not None else dae
     assert model is not None, "nothing to draw"
@@ -141,7 +149,7 @@ def draw_reconstructions(dae: DAE | None, vae: VAE | None, frames: Frames, path:
         if dae is not None:
             rows.append(_to_bytes(dae(vae(target))))
             labels.append("DAE(x_hat)")
-    grid(rows, labels, path, "Reconstructions of frames in layouts never trained on")
+    grid(rows, labels, path, title)
 
 
 @torch.no_grad()

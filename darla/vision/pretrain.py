@@ -14,16 +14,21 @@ from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
 from darla.frames import Frames, frames_digest, load_frames
 from darla.storage import load_tensors, save_tensors, write_json
-from darla.vision.evaluation import describe_latents, posterior, probe, reconstruction_errors
+from darla.vision.evaluation import (
+    describe_latents,
+    factor_scores,
+    posterior,
+    probe,
+    reconstruction_errors,
+)
 from darla.vision.networks import DAE, VAE
 from darla.vision.pictures import draw_reconstructions, draw_traversals
 from darla.vision.training import (
     DAEObjective,
     Trainer,
-    VAEObjective,
     checkpoint_path,
     fit,
-    make_reconstruction,
+    make_objective,
     restore,
 )
 
@@ -44,10 +49,17 @@ def make_dae(config: Config) -> DAE:
     return DAE(config.environment.size, config.vision.dae.bottleneck)
 
 
-def make_vae(config: Config) -> VAE:
+def make_vae(config: Config, channels: int = 3) -> VAE:
     """An untrained beta-VAE of the configured size."""
     vae = config.vision.vae
-    return VAE(config.environment.size, vae.latents, vae.hidden)
+    return VAE(
+        config.environment.size,
+        vae.latents,
+        vae.hidden,
+        network=vae.network,
+        channels=channels,
+        variance=vae.reconstruction != "bernoulli",
+    )
 
 
 def vae_settings(config: Config, perception: str) -> VAEConfig:
@@ -55,8 +67,8 @@ def vae_settings(config: Config, perception: str) -> VAEConfig:
     vision = config.vision
     changes: dict[str, dict[str, Any]] = {
         "darla": {},
-        "entangled": {"beta": vision.entangled.beta},
-        "beta-vae": {"beta": vision.beta_vae.beta, "reconstruction": "pixel"},
+        "entangled": {"objective": "beta", "beta": vision.entangled.beta},
+        "beta-vae": {"objective": "beta", **dict(vision.beta_vae)},
     }
     return vision.vae.model_copy(update=changes[perception])
 
@@ -185,7 +197,7 @@ def _train_vision(
             facts = _train_vae(config, run, name, dae, pictures, validation, quiet)
             report |= facts if name == "darla" else {name: facts}
     write_json(folder / "report.json", report)
-    facts = {key: report[key] for key in ("vae", "probe") if key in report}
+    facts = {key: report[key] for key in ("vae", "probe", "disentanglement") if key in report}
     run.finish("vision", parents=[run.frames / "index.json"], **facts)
     return report
 
@@ -226,7 +238,7 @@ def _train_vae(
     """Trains the beta-VAE of a perception; all of a run take the same weights, batches and noise.
 
     Returns:
-        What it sees: `vae`, `latents`, `probe` and `fingerprint`.
+        What it sees: `vae`, `latents`, `probe`, `disentanglement` and `fingerprint`.
     """
     vision, device = config.vision, pictures.device
     settings, path = vae_settings(config, perception), weights_file(run, perception)
@@ -236,13 +248,8 @@ def _train_vae(
         seed_weights(vae, vision.seed, 1)
         if settings.warm_start and dae is not None:
             vae.start_from(dae)
-        objective = VAEObjective(
-            vae,
-            make_reconstruction(settings, reader),
-            settings.beta,
-            settings.decoder,
-            VAES[perception],
-        )
+        values = pictures[0].numel()
+        objective = make_objective(settings, vae, reader, values, VAES[perception])
         trainer = Trainer(objective, pictures, settings.optimisation, vision)
 
         def evaluate() -> dict[str, Any]:
@@ -264,6 +271,7 @@ def _train_vae(
         "vae": _evaluate_vae(vae, reader, validation, device),
         "latents": describe_latents(divergences),
         "probe": probe(means, validation, seed=vision.seed),
+        "disentanglement": factor_scores(means, validation, seed=vision.seed),
         "fingerprint": fingerprint(vae),
     }
 

@@ -24,17 +24,45 @@ from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
 from darla.vision.evaluation import to_float
 from darla.vision.losses import (
+    BernoulliReconstruction,
+    CapacitySchedule,
     DAEReconstruction,
+    GaussianReconstruction,
     PixelReconstruction,
     Reconstruction,
     kl_divergence,
     occlusion_mask,
     sample,
+    unnormalised_beta,
 )
 from darla.vision.networks import DAE, VAE
 
 #: Under so many images `compile: auto` does not pay for the compiler's half minute.
 COMPILE_IMAGES = 50_000
+
+
+#: What an optimiser remembers of a parameter beside the number of its steps.
+MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",)}
+
+
+class Pictures(Protocol):
+    """Pictures to train on, uint8 [N, H, W, C]: a tensor, or what draws them when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, H, W, C."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are returned."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """The pictures of an index, int64 [B] on the device: uint8 [B, H, W, C]."""
+        ...
 
 
 class Objective(Protocol):
@@ -47,12 +75,14 @@ class Objective(Protocol):
         """What is trained."""
         ...
 
-    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Random tensors of one step."""
+    def draw(
+        self, batch: int, size: int, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, ...]:
+        """Tensors of one step, each [batch, ...], after a share `progress` of all steps."""
         ...
 
     def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch [B, 3, H, W] and figures to log, all scalars."""
+        """Loss of a batch [B, C, H, W] and figures to log, all scalars."""
         ...
 
 
@@ -70,7 +100,9 @@ class DAEObjective:
         self.model = model
         self._share = share
 
-    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self, batch: int, size: int, generator: torch.Generator, progress: float = 0.0
+    ) -> tuple[Tensor, ...]:
         """The rectangles."""
         return (occlusion_mask(batch, size, self._share, generator),)
 
@@ -83,13 +115,14 @@ class DAEObjective:
 
 
 class VAEObjective:
-    """Reconstruction + beta * KL, with the reconstruction term as a strategy.
+    """Reconstruction + beta * KL, or + gamma * |KL - C|, with the reconstruction as a strategy.
 
     Args:
         model: The variational autoencoder.
         reconstruction: Pixel or DAE term.
-        beta: Weight of the KL term.
-        decoder: 'sample' or 'mean': what the reconstruction term reads.
+        weight: Weight of the KL term: beta, or gamma where a capacity is given.
+        decoder: 'sample' or 'mean': what the DAE's term reads.
+        capacity: C over the training. Each part of a batch on a CPU is held to C by itself.
         name: What metrics, checkpoints and stages call it.
     """
 
@@ -97,28 +130,35 @@ class VAEObjective:
         self,
         model: VAE,
         reconstruction: Reconstruction,
-        beta: float,
+        weight: float,
         decoder: str = "mean",
+        capacity: CapacitySchedule | None = None,
         name: str = "vae",
     ) -> None:
         self.model, self.name = model, name
-        self._reconstruction, self._beta = reconstruction, beta
-        self._sampled = decoder == "sample" and not isinstance(reconstruction, PixelReconstruction)
+        self._reconstruction, self._weight, self._capacity = reconstruction, weight, capacity
+        self._sampled = decoder == "sample" and isinstance(reconstruction, DAEReconstruction)
+        logits = isinstance(reconstruction, BernoulliReconstruction)
+        self._decode = model.logits if logits else model.decode
 
-    def draw(self, batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise of the latents and, if the decoder is sampled, of the picture."""
+    def draw(
+        self, batch: int, size: int, generator: torch.Generator, progress: float = 0.0
+    ) -> tuple[Tensor, ...]:
+        """Noise of the latents and, if the decoder is sampled, of the picture; and C if given."""
         device = generator.device
         latents = self.model.posterior.out_features // 2
         noise = [torch.randn(batch, latents, generator=generator, device=device)]
         if self._sampled:
             picture = torch.randn(batch, size, size, 3, generator=generator, device=device)
             noise.append(picture.permute(0, 3, 1, 2))
+        if self._capacity is not None:
+            noise.append(torch.full((batch,), self._capacity.at(progress), device=device))
         return tuple(noise)
 
     def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective`."""
         mean, log_variance = (t.float() for t in self.model.encode(pictures))
-        picture, picture_log_variance = self.model.decode(sample(mean, log_variance, noise[0]))
+        picture, picture_log_variance = self._decode(sample(mean, log_variance, noise[0]))
         reconstruction = self._reconstruction(
             pictures,
             picture.float(),
@@ -126,17 +166,46 @@ class VAEObjective:
             noise[1] if self._sampled else None,
         )
         kl = kl_divergence(mean, log_variance).sum() / len(pictures)
-        loss = reconstruction + self._beta * kl
-        return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+        figures = {"reconstruction": reconstruction, "kl": kl}
+        if self._capacity is not None:
+            figures["capacity"] = noise[-1].mean()
+            kl = (kl - figures["capacity"]).abs()
+        loss = reconstruction + self._weight * kl
+        return loss, {"loss": loss, **figures}
 
 
 def make_reconstruction(config: VAEConfig, dae: DAE | None) -> Reconstruction:
     """The strategy that a configuration names; the `dae` strategy needs the trained autoencoder."""
     if config.reconstruction == "pixel":
         return PixelReconstruction()
+    if config.reconstruction == "gaussian":
+        return GaussianReconstruction()
+    if config.reconstruction == "bernoulli":
+        return BernoulliReconstruction()
     if dae is None:
         raise ValueError("the 'dae' reconstruction needs a trained denoising autoencoder")
     return DAEReconstruction(dae, config.layer, config.pixel_weight)
+
+
+def make_objective(
+    config: VAEConfig, vae: VAE, dae: DAE | None, values: int, name: str = "vae"
+) -> VAEObjective:
+    """The objective of a beta-VAE.
+
+    Args:
+        config: Names reconstruction, objective and weights.
+        vae: What is trained.
+        dae: The trained autoencoder; None where the reconstruction needs none.
+        values: Number of values of a picture.
+        name: What metrics, checkpoints and stages call it.
+    """
+    weight, capacity = config.beta, None
+    if config.objective == "normalised":
+        weight = unnormalised_beta(config.beta, config.latents, values)
+    elif config.objective == "capacity":
+        weight, capacity = config.gamma, CapacitySchedule(**dict(config.capacity))
+    reconstruction = make_reconstruction(config, dae)
+    return VAEObjective(vae, reconstruction, weight, config.decoder, capacity, name)
 
 
 def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:
@@ -146,8 +215,10 @@ def learning_rate(step: int, steps: int, config: OptimisationConfig) -> float:
     return config.learning_rate * rise * fall
 
 
-def make_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim.Adam:
-    """Adam with the paper's epsilon of 1e-8, in one fused kernel."""
+def make_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim.Optimizer:
+    """Adam with the paper's epsilon of 1e-8, in one fused kernel, or Adagrad."""
+    if config.optimiser == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), config.learning_rate)
     return torch.optim.Adam(model.parameters(), config.learning_rate, eps=1e-8, fused=True)
 
 
@@ -156,7 +227,7 @@ class Trainer:
 
     Args:
         objective: Model and loss.
-        pictures: uint8 [N, H, W, 3], on the device of the model.
+        pictures: uint8 [N, H, W, C], on the device of the model.
         optimisation: Images, batch and step size.
         config: Device, precision, compilation, parts of a batch and seed.
 
@@ -168,7 +239,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        pictures: Tensor,
+        pictures: Pictures,
         optimisation: OptimisationConfig,
         config: VisionConfig,
     ) -> None:
@@ -218,7 +289,9 @@ class Trainer:
         index = torch.randint(
             len(self._pictures), (batch,), generator=self._generator, device=self._device
         )
-        noise = self.objective.draw(batch, self._pictures.shape[1], self._generator)
+        noise = self.objective.draw(
+            batch, self._pictures.shape[1], self._generator, number / self.steps
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(number, self.steps, self.optimisation)
         parts = [t.chunk(self._parts) for t in (self._pictures[index], *noise)]
@@ -268,7 +341,7 @@ class Trainer:
         for name, parameter in model.named_parameters():
             moments = {
                 key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])  # same strides
-                for key in ("exp_avg", "exp_avg_sq")
+                for key in MOMENTS[self.optimisation.optimiser]
             }
             step = tensors[f"step.{name}"].to(self._device)
             self.optimiser.state[parameter] = {"step": step, **moments}

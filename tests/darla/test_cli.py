@@ -22,6 +22,7 @@ COMMANDS = (
     "pretrain",
     "train",
     "transfer",
+    "shapes",
     "report",
     "replay",
     "domains",
@@ -68,6 +69,15 @@ class Stages:
         write_text(run.vision / "vision.safetensors", "weights")
         return {"active_units": 10}
 
+    def train_shapes(self, config: Config, run: RunDirectory, *, quiet: bool) -> dict[str, int]:
+        self._do(f"shapes {config.vision.seed}")
+        run.start("shapes")
+        run.finish("shapes", seed=config.vision.seed)
+        return {"seed": config.vision.seed}
+
+    def summary_table(self, reports: dict[str, dict[str, int]]) -> str:
+        return f"table of {len(reports)} reports"
+
     def train_cell(self, config, run, cell, *, quiet: bool) -> dict[str, int]:
         self._do(cell.id)
         write_text(run.agent(cell.id) / "policy.safetensors", "weights")
@@ -107,6 +117,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "benchmarks.results": ("write_results",),
         "benchmarks.tables": ("terminal_table", "markdown_table"),
         "benchmarks.report": ("write_report",),
+        "darla.vision.shapes_experiment": ("train_shapes", "summary_table"),
     }.items():
         fake = types.ModuleType(module)
         for name in names:
@@ -205,7 +216,8 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_every_example_is_valid(config, stages, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "diagnose", lambda: [])
     (config.parent / "configs").mkdir()
-    (config.parent / "configs" / "lab-quick.yaml").write_text("name: lab-quick\n")
+    for name in ("lab-quick", "shapes-beta4"):
+        (config.parent / "configs" / f"{name}.yaml").write_text(f"name: {name}\n")
     darla("run", "lab-quick")
     for command in COMMANDS:
         darla(*command.split(), "--help")
@@ -300,6 +312,10 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
             "perception 'darla' needs vision.vae.reconstruction=dae, this run has 'pixel'; a "
             "beta-VAE with a pixel loss is perception 'beta-vae', of vision.beta_vae.beta",
         ),
+        (
+            ("vision.vae.warm_start=true", "vision.vae.network=mlp"),
+            "vision.vae.warm_start=true needs vision.vae.network=darla, not 'mlp'",
+        ),
         (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
     ],
 )
@@ -366,6 +382,50 @@ def test_debug_shows_the_traceback_of_an_error(config, stages, capsys):
     assert darla("run", config, "suite=labb", "--debug") == 2
     err = capsys.readouterr().err
     assert "Traceback" in err and err.splitlines()[-1].startswith("darla: unknown suite")
+
+
+def test_shapes_are_trained_per_seed_and_only_once(config, stages, capsys):
+    assert darla("shapes", config, "--quiet") == 0
+    assert capsys.readouterr().out == "table of 1 reports\n"
+    assert darla("shapes", config, "--seeds", "[3,4]", "--quiet", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "tiny-seed-3": {"seed": 3},
+        "tiny-seed-4": {"seed": 4},
+    }
+    assert stages.done == ["shapes 0", "shapes 3", "shapes 4"]
+    assert darla("shapes", config, "--seeds", "[3,4]") == 0
+    assert len(stages.done) == 3, "what is finished is not repeated"
+
+
+@pytest.mark.parametrize("command", ["tune", "study"])
+def test_a_sweep_in_which_nothing_varies_is_refused(config, stages, command, capsys):
+    assert darla(command, config) == 2
+    assert "nothing varies; give --grid KEY=[A,B] or --seeds" in capsys.readouterr().err
+
+
+def test_a_study_correlates_what_the_sweep_brought(config, stages, capsys, monkeypatch):
+    from darla import tuning
+
+    def rows(variants):
+        for number, variant in enumerate(variants):
+            policy = {"algorithm": "ec", "perception": "darla", "source": 9.0, "target": number}
+            yield {
+                "run": variant.config.name,
+                "varied": variant.varied,
+                "disentanglement": {"mig": number / 10},
+                "policies": [policy],
+            }
+
+    monkeypatch.setattr(tuning, "sweep", lambda variants, *_, **__: {})
+    monkeypatch.setattr(tuning, "outcomes", lambda variants: list(rows(variants)))
+    words = ("--grid", "vision.vae.beta=[1,4]", "--seeds", "[0,1]", "--json")
+    assert darla("study", config, *words) == 0
+    found = json.loads(capsys.readouterr().out)["ec darla"]["mig"]["target"]
+    assert found["rho"] == pytest.approx(1.0) and found["visions"] == 4
+    assert (config.parent / "runs" / "tiny-study" / "scatter.png").exists()
+    monkeypatch.setattr(tuning, "sweep", lambda variants, *_, **__: {"tiny-x": "no room"})
+    assert darla("study", config, *words) == 2
+    assert "1 of 4 trials failed" in capsys.readouterr().err
 
 
 def test_report_takes_run_directories(config, stages, capsys):

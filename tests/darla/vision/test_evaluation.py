@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from darla.frames import Frames
-from darla.vision.evaluation import describe_latents, probe, reconstruction_errors, to_float
+from darla.vision.evaluation import (
+    describe_latents,
+    factor_scores,
+    probe,
+    reconstruction_errors,
+    to_float,
+)
 
 CPU = torch.device("cpu")
 
@@ -82,3 +88,26 @@ def test_active_units_are_those_with_a_kl() -> None:
     assert summary["active_units"] == 2
     assert summary["kl"] == pytest.approx(2.51)
     assert summary["kl_per_latent"] == [2.0, 0.0, 0.01, 0.5]
+
+
+def test_latents_that_are_the_labels_are_disentangled(frames: Frames) -> None:
+    labels = frames.labels
+    columns = [labels["domain"], labels["bearing"], labels["distance"]]
+    latents = np.stack([(c - c.mean()) / c.std() for c in columns], axis=1).astype(np.float32)
+    scores = factor_scores(latents, frames)
+    assert scores["factors"] == ["room", "bearing", "distance"], "the only kind is no factor"
+    assert scores["frames"] == (labels["distance"] < 6).sum()
+    assert scores["beta_vae"] > 0.98 and scores["factor_vae"] > 0.98
+    assert scores["sap"] > 0.8 and scores["modularity"] > 0.9
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.7, -0.7], [0.0, 0.7, 0.7]])
+    assert factor_scores(latents @ turn, frames)["sap"] < 0.6
+
+
+def test_a_factor_that_follows_from_another_is_left_out(frames: Frames) -> None:
+    kind = np.random.default_rng(9).integers(0, 2, len(frames)) * 2 + frames.labels["domain"]
+    pairs = tuple({"room": i, "pair": i, "wall": "grey"} for i in range(2))
+    labelled = Frames(frames.pictures, {**frames.labels, "kind": kind}, frames.domains, pairs)
+    noise = np.random.default_rng(1).normal(size=(len(frames), 2))
+    assert factor_scores(noise, labelled)["factors"] == ["kind", "bearing", "distance"]
+    bare = Frames(frames.pictures, {"domain": frames.labels["domain"]}, frames.domains, pairs)
+    assert factor_scores(noise, bare) == {}, "pair is room under another name"

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+from darla.config import VAEConfig
 from darla.vision.losses import (
+    BernoulliReconstruction,
+    CapacitySchedule,
     DAEReconstruction,
+    GaussianReconstruction,
     PixelReconstruction,
     kl_divergence,
     occlusion_mask,
     sample,
+    unnormalised_beta,
 )
 from darla.vision.networks import DAE, VAE
-from darla.vision.training import DAEObjective, VAEObjective
+from darla.vision.training import (
+    DAEObjective,
+    VAEObjective,
+    make_objective,
+    make_reconstruction,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -146,3 +158,89 @@ def test_log_variances_are_clamped() -> None:
     with torch.no_grad():
         vae.posterior.bias.fill_(1e6)
     assert vae.encode(pictures())[1].max() <= 4.0
+
+
+def test_the_bernoulli_term_is_torchs_cross_entropy_summed() -> None:
+    logits = torch.randn(3, 1, 8, 8, generator=generator())
+    target = (torch.rand(3, 1, 8, 8, generator=generator(1)) > 0.5).float()
+    term = BernoulliReconstruction()(target, logits, torch.zeros_like(logits), None)
+    expected = -torch.distributions.Bernoulli(logits=logits).log_prob(target).sum() / 3
+    torch.testing.assert_close(term, expected)
+
+
+def test_the_gaussian_term_is_the_likelihood_of_torch_distributions() -> None:
+    target, mean = pictures(), pictures(seed=1)
+    log_variance = torch.randn(target.shape, generator=generator(2))
+    term = GaussianReconstruction()(target, mean, log_variance, None)
+    expected = -Normal(mean, (0.5 * log_variance).exp()).log_prob(target).sum() / 3
+    torch.testing.assert_close(term, expected)
+
+
+def test_the_gaussian_term_with_unit_variance_is_the_pixel_term_and_a_constant() -> None:
+    target, mean = pictures(), pictures(seed=1)
+    unit = torch.zeros_like(target)
+    constant = 0.5 * target[0].numel() * math.log(2 * math.pi)
+    expected = PixelReconstruction()(target, mean, unit, None) + constant
+    torch.testing.assert_close(GaussianReconstruction()(target, mean, unit, None), expected)
+
+
+def test_capacity_rises_linearly_and_stays() -> None:
+    schedule = CapacitySchedule(start=1.0, end=5.0, share=0.5)
+    assert [schedule.at(p) for p in (0.0, 0.25, 0.5, 1.0)] == [1.0, 3.0, 5.0, 5.0]
+    assert CapacitySchedule(0.0, 25.0, 0.0).at(0.0) == 25.0
+
+
+def test_the_capacity_objective_is_gamma_times_the_distance_of_the_kl_from_c() -> None:
+    vae, batch = VAE(), pictures()
+    plain = VAEObjective(vae, PixelReconstruction(), 0.0)
+    noise = plain.draw(3, 64, generator())
+    reconstruction, figures = plain.loss(batch, *noise)
+    kl = figures["kl"].item()
+    for capacity in (kl, kl - 2.0, kl + 3.0):
+        objective = VAEObjective(
+            vae, PixelReconstruction(), 10.0, capacity=CapacitySchedule(0.0, 2 * capacity, 1.0)
+        )
+        noise = objective.draw(3, 64, generator(), 0.5)
+        loss, figures = objective.loss(batch, *noise)
+        assert figures["capacity"].item() == pytest.approx(capacity, rel=1e-5)
+        expected = reconstruction.item() + 10 * abs(kl - capacity)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_normalised_beta_of_one_weighs_a_latent_like_its_share_of_the_values() -> None:
+    assert unnormalised_beta(1.0, 10, 4096) == pytest.approx(409.6)
+    config = VAEConfig(objective="normalised", beta=0.5, reconstruction="pixel", latents=8)
+    vae, batch = VAE(latents=8), pictures()
+    objective = make_objective(config, vae, None, 3 * 64 * 64)
+    loss, figures = objective.loss(batch, *objective.draw(3, 64, generator()))
+    weight = 0.5 * 3 * 64 * 64 / 8
+    expected = figures["reconstruction"].item() + weight * figures["kl"].item()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reconstruction", "strategy"),
+    [
+        ("pixel", PixelReconstruction),
+        ("gaussian", GaussianReconstruction),
+        ("bernoulli", BernoulliReconstruction),
+    ],
+)
+def test_the_configuration_names_the_reconstruction(reconstruction: str, strategy: type) -> None:
+    config = VAEConfig.model_validate({"reconstruction": reconstruction})
+    assert isinstance(make_reconstruction(config, None), strategy)
+    with pytest.raises(ValueError, match="needs a trained denoising autoencoder"):
+        make_reconstruction(VAEConfig(), None)
+
+
+def test_a_bernoulli_decoder_is_read_before_its_sigmoid() -> None:
+    vae = VAE(latents=4, hidden=16, network="mlp", channels=1, variance=False)
+    batch = (torch.rand(3, 1, 64, 64, generator=generator()) > 0.5).float()
+    objective = VAEObjective(vae, BernoulliReconstruction(), 0.0)
+    noise = objective.draw(3, 64, generator())
+    loss, _ = objective.loss(batch, *noise)
+    with torch.no_grad():
+        mean, log_variance = vae.encode(batch)
+        guess = vae.decode(sample(mean, log_variance, noise[0]))[0]
+    expected = torch.nn.functional.binary_cross_entropy(guess, batch, reduction="sum") / 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -39,3 +39,32 @@ def test_a_warm_start_paints_like_the_autoencoder() -> None:
     assert (log_variance == -4.0).all()
     pictures = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(vae.trunk(pictures), dae.trunk(pictures))
+
+
+def test_the_network_of_1804_03599() -> None:
+    vae = VAE(64, 10, 256, network="burgess", channels=1)
+    convolutions = [m for m in vae.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [32, 32, 32, 32]
+    assert [m.out_features for m in vae.hidden if isinstance(m, nn.Linear)] == [256, 256]
+    assert vae.posterior.out_features == 20
+
+
+def test_the_network_of_1606_05579() -> None:
+    vae = VAE(64, 10, 1200, network="mlp", channels=1, variance=False)
+    linear = [(m.in_features, m.out_features) for m in vae.modules() if isinstance(m, nn.Linear)]
+    wide = (1200, 1200)
+    assert linear == [(4096, 1200), wide, (1200, 20), (10, 1200), wide, wide, (1200, 4096)]
+    assert [type(m) for m in vae.expand][1::2] == [nn.Tanh] * 3
+
+
+@pytest.mark.parametrize("network", ["darla", "burgess", "mlp"])
+@pytest.mark.parametrize("variance", [True, False])
+def test_every_network_has_the_pictures_shape(network: str, variance: bool) -> None:
+    vae = VAE(64, 5, 16, network=network, channels=1, variance=variance)
+    pictures = torch.rand(2, 1, 64, 64)
+    mean, _ = vae.encode(pictures)
+    assert mean.shape == (2, 5)
+    picture, log_variance = vae.decode(mean)
+    assert picture.shape == log_variance.shape == pictures.shape
+    assert 0 <= picture.min() and picture.max() <= 1
+    assert bool(log_variance.any()) == variance

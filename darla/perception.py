@@ -129,12 +129,18 @@ class _MeanEncoder:
         return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 
-def check_perception(name: str, config: Config) -> None:
-    """Refuses a perception that the configured vision cannot give, before anything is trained.
+def check_perception(name: str, config: Config, state_size: int) -> None:
+    """Refuses a perception that world or vision cannot give, before anything is trained.
 
     Raises:
-        ConfigError: The vision of this configuration is of another kind.
+        ConfigError: The vision of this configuration is of another kind, or the world has no ground
+            truth.
     """
+    if name == "factors" and not state_size:
+        raise ConfigError(
+            f"perception 'factors' reads the ground truth, which '{config.environment.id}' does "
+            "not give; leave it out of agents.perceptions"
+        )
     wanted = {"darla": "dae", "dae": "dae", "beta-vae": "pixel"}.get(name)
     given = config.vision.vae.reconstruction
     if wanted not in (None, given):
@@ -154,9 +160,10 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
 
     Raises:
         MissingFileError: The vision is not trained yet.
-        ConfigError: The run's vision is of another kind.
+        ConfigError: The run's vision is of another kind, or there is no ground truth.
     """
     config = run.config
+    check_perception(name, config, state_size)
     size = config.environment.size
     if name == "pixels":
         return Perception(
@@ -170,7 +177,6 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
 def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Perception:
     from darla.vision.pretrain import fingerprint, load_model, make_dae, make_vae, seed_weights
 
-    check_perception(name, config)
     if name == "dae":
         dae = make_dae(config)
         return Perception(

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -406,7 +406,9 @@ def domains_command(
         _check_png(output)
         from envs.sheet import draw_sheet
 
-        draw_sheet(tree, output)
+        # Some simulators print.
+        with redirect_stdout(sys.stderr):
+            draw_sheet(tree, output)
         _say(False, f"sheet: {output}")
     rows: list[dict[str, Any]] = [
         {"id": domain.id, "tags": suite.tags(domain), "factors": domain.factors}
@@ -415,8 +417,9 @@ def domains_command(
     if digest:
         from envs.digest import frame_digest
 
-        for row, domain in zip(rows, suite.domains, strict=True):
-            row["digest"] = frame_digest(tree.environment, domain)
+        with redirect_stdout(sys.stderr):
+            for row, domain in zip(rows, suite.domains, strict=True):
+                row["digest"] = frame_digest(tree.environment, domain)
     if as_json:
         _print({"suite": suite.name, "domains": rows}, as_json)
     else:

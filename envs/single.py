@@ -99,6 +99,7 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         seed: int = 0,
         render: bool = True,
     ) -> None:
+        self._made: list[dict[int, gymnasium.Env]] = [{} for _ in range(num_envs)]
         if not domains:
             raise DomainError("an environment needs at least one domain")
         for domain in domains:
@@ -106,7 +107,6 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 raise DomainError(f"domain '{domain}' is not of world '{world.name}'")
         self.num_envs, self.world, self.domains = num_envs, world, tuple(domains)
         self._make, self._size, self._frame_skip = make, size, frame_skip
-        self._made: list[dict[int, gymnasium.Env]] = [{} for _ in range(num_envs)]
         self._running = [self._environment(0, 0)] * num_envs
         self.single_observation_space = self._running[0].observation_space
         self.single_action_space = self._running[0].action_space

@@ -408,6 +408,13 @@ def test_domains_are_listed_with_their_tags(config, capsys):
     assert row["factors"]["room"] == "B" and "source" not in row["tags"]
 
 
+def test_a_simulator_that_is_not_there_is_said_before_anything_starts(config, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepmind_lab", None)
+    assert darla("run", "deepmind-lab") == 2
+    assert "build its wheel with Bazel" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_domains_have_a_digest_of_their_frames_on_request(config, capsys):
     assert darla("domains", config, "--digest", "--json") == 0
     digests = [row["digest"] for row in json.loads(capsys.readouterr().out)["domains"]]

@@ -160,8 +160,8 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "final_info": self._info(),
                 "_final_info": ended,
             }
-            for i in np.flatnonzero(ended):
-                self._begin(int(i))
+            for index in np.flatnonzero(ended):
+                self._begin(int(index))
         return self._frames.copy(), rewards, terminated, truncated, {**self._info(), **final}
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -240,7 +240,7 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _check_state(self, i: int) -> None:
         """Raises ConfigError where `info["state"]` is not what the world promises."""
-        shape = np.shape(self._infos[i].get("state"))
+        shape = np.asarray(self._infos[i].get("state")).shape
         if shape != (self.world.state_size,):
             raise ConfigError(
                 f"domain '{self.domains[self._domain[i]]}': info['state'] has the shape "
@@ -258,8 +258,9 @@ def _check_spaces(environment: gymnasium.Env, domain: Domain, size: int) -> None
             f"the environment of domain '{domain}' observes {frames}; allowed is a Box of uint8 "
             f"[{size}, {size}, 3], as environment.size={size} asks: let `make` draw or resize to it"
         )
-    discrete = isinstance(actions, Discrete | MultiDiscrete) and len(actions.shape) < 2
-    if not discrete or np.any(actions.start):
+    one = isinstance(actions, Discrete) and actions.start == 0
+    several = isinstance(actions, MultiDiscrete) and actions.nvec.ndim == 1
+    if not one and not (several and not np.any(actions.start)):
         raise ConfigError(
             f"the environment of domain '{domain}' takes actions {actions}; allowed are Discrete "
             "and MultiDiscrete, counted from 0: let `make` wrap it"

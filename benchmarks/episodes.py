@@ -35,7 +35,7 @@ from envs import make_vector
 from envs.domains import Domain, Value
 from envs.registry import suite_of
 
-FORMAT = "darla-episode"
+FORMAT: Literal["darla-episode"] = "darla-episode"
 VERSION = 1
 ARRAYS = {
     "frames": ("uint8", 4),
@@ -202,7 +202,7 @@ def record(
         fps=vector.metadata.get("render_fps"),
         choices=actions.choices,
         options=getattr(vector, "action_names", _numbered(actions)),
-        preference=policy.preference,  # type: ignore[arg-type]
+        preference=policy.preference,
     )
     return Recording(facts, _arrays(run, perception, watcher.columns))
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from agents.cells import Cell
     from darla.config import Config
     from darla.rundir import RunDirectory
-    from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _PR_SET_PDEATHSIG = 1
@@ -202,7 +201,7 @@ def train_command(
     tree = _load(config, overrides)
     cells = _narrowed(cells_of(tree), algorithm=algorithm, perception=perception, seed=seed)
     _check_cells(cells, tree)
-    _check_machine(tree, gl=any(cell.perception != "factors" for cell in cells))
+    _check_machine(tree, frames=any(cell.perception != "factors" for cell in cells))
     with _opened(tree) as run:
         _train(run, cells, quiet)
         stages = run.status()["stages"]
@@ -527,6 +526,10 @@ def domains_command(
         Path | None,
         typer.Option("-o", "--output", metavar="PNG", help="Draw what every domain looks like."),
     ] = None,
+    digest: Annotated[
+        bool,
+        typer.Option("--digest", help="Add the SHA-256 of the frames of a fixed walk in each."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Lists or draws the domains of a suite.
@@ -542,13 +545,28 @@ def domains_command(
         _check_png(output)
         from envs.sheet import draw_sheet
 
-        draw_sheet(tree, output)
+        # Some simulators print.
+        with redirect_stdout(sys.stderr):
+            draw_sheet(tree, output)
         _say(False, f"sheet: {output}")
+    rows: list[dict[str, Any]] = [
+        {"id": domain.id, "tags": suite.tags(domain), "factors": domain.factors}
+        for domain in suite.domains
+    ]
+    if digest:
+        from envs.digest import frame_digest
+
+        with redirect_stdout(sys.stderr):
+            for row, domain in zip(rows, suite.domains, strict=True):
+                row["digest"] = frame_digest(tree.environment, domain)
     if as_json:
-        rows = [{"id": d.id, "tags": suite.tags(d), "factors": d.factors} for d in suite.domains]
         _print({"suite": suite.name, "domains": rows}, as_json)
     else:
-        _print_domains(suite)
+        print(f"{suite.name}: {suite.about}")
+        width = max(len(row["id"]) for row in rows)
+        for row in rows:
+            words = [row["id"].ljust(width), *filter(None, [row.get("digest")])]
+            print("", *words, ", ".join(row["tags"]), sep="  ")
 
 
 @_command(app, "doctor", "darla doctor")
@@ -792,19 +810,18 @@ def _load(config: str, overrides: Sequence[str] | None) -> Config:
 def _check_cells(cells: Sequence[Cell], config: Config) -> None:
     """Refuses cells that cannot be trained on the vision that is configured."""
     from darla.perception import check_perception
+    from envs.registry import suite_of
 
     for cell in cells:
-        check_perception(cell.perception, config)
+        check_perception(cell.perception, config, suite_of(config).world.state_size)
 
 
-def _check_machine(config: Config, *, gl: bool = True) -> None:
+def _check_machine(config: Config, *, frames: bool = True) -> None:
     """Refuses work that this machine cannot do."""
-    if gl:
-        from darla.doctor import check_gl
+    if frames:
+        from envs.registry import get_simulator
 
-        found = check_gl()
-        if found.state == "broken":
-            raise DependencyError(f"{found.found}; {found.remedy}")
+        get_simulator(config.environment.id, config.environment.plugin).check()
     if config.vision.device not in ("auto", "cpu"):
         from darla.devices import choose_device
 
@@ -872,13 +889,6 @@ def _print_table(table: Table) -> None:
 
     width = None if sys.stdout.isatty() else 120
     Console(width=width).print(table)
-
-
-def _print_domains(suite: Suite) -> None:
-    width = max(len(domain.id) for domain in suite.domains)
-    print(f"{suite.name}: {suite.about}")
-    for domain in suite.domains:
-        print(f"  {domain.id:{width}}  {', '.join(suite.tags(domain))}")
 
 
 if __name__ == "__main__":

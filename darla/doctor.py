@@ -5,6 +5,7 @@ Whatever can end a process (OpenGL drivers, Ray) is tried in a process of its ow
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from darla.errors import DependencyError
 
 GL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
 """Debian's packages for off-screen OpenGL without a GPU."""
@@ -90,6 +93,7 @@ def diagnose() -> list[Check]:
     checks: tuple[Callable[[], Check], ...] = (
         check_packages,
         check_gl,
+        check_deepmind_lab,
         check_torch,
         check_compiler,
         check_ray,
@@ -137,6 +141,20 @@ def check_gl() -> Check:
         return Check("OpenGL", "ok", said)
     remedy = f"apt-get install {GL_PACKAGES} (with root's rights), and leave MUJOCO_GL unset"
     return Check("OpenGL", "broken", f"no frame could be rendered: {said}", remedy)
+
+
+def require_gl() -> None:
+    """Raises DependencyError, with the packages to install, where no frame can be rendered."""
+    found = check_gl()
+    if found.state == "broken":
+        raise DependencyError(f"{found.found}; {found.remedy}")
+
+
+def check_deepmind_lab() -> Check:
+    """Looks for DeepMind Lab, which one environment needs and nothing else."""
+    if importlib.util.find_spec("deepmind_lab"):
+        return Check("dmlab", "ok", "installed")
+    return Check("dmlab", "ok", "not installed; only environment.id=darla/DeepMindLab-v0 needs it")
 
 
 def check_torch() -> Check:

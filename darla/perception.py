@@ -159,12 +159,18 @@ class _MeanEncoder:
         return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 
-def check_perception(name: str, config: Config) -> None:
-    """Refuses a perception that the configured vision cannot give, before anything is trained.
+def check_perception(name: str, config: Config, state_size: int) -> None:
+    """Refuses a perception that world or vision cannot give, before anything is trained.
 
     Raises:
-        ConfigError: The vision of this configuration is of another kind.
+        ConfigError: The vision of this configuration is of another kind, or the world has no ground
+            truth.
     """
+    if name == "factors" and not state_size:
+        raise ConfigError(
+            f"perception 'factors' reads the ground truth, which '{config.environment.id}' does "
+            "not give; leave it out of agents.perceptions"
+        )
     given = config.vision.vae.reconstruction
     if given != "dae" and name not in BLIND:
         raise ConfigError(
@@ -184,10 +190,10 @@ def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) ->
 
     Raises:
         MissingFileError: The vision is not trained yet.
-        ConfigError: The run's vision is of another kind.
+        ConfigError: The run's vision is of another kind, or there is no ground truth.
     """
     config = run.config
-    check_perception(name, config)
+    check_perception(name, config, state_size)
     if name in ON_FRAMES:
         return _on_frames(name, config, run)
     if name == "factors":

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 gymnasium.register(
     "darla/Lab-v0", entry_point="envs.lab:LabEnv", vector_entry_point="envs:make_lab_vector"
 )
+gymnasium.register(
+    "darla/DeepMindLab-v0",
+    entry_point="envs.deepmind_lab:DeepMindLabEnv",
+    vector_entry_point="envs.deepmind_lab:make_dmlab_vector",
+)
 
 
 def make_lab_vector(num_envs: int = 1, domain: Any = "lab/A/hat-can", **kwargs: Any) -> VectorEnv:
     """Entry point of `gymnasium.make_vec("darla/Lab-v0", num_envs, domain=...)`."""
-    from envs.lab import LabVectorEnv, parse_domains
+    from envs.domains import parse_domains
+    from envs.lab import LAB, LabVectorEnv
 
-    return LabVectorEnv(parse_domains(domain), num_envs, **kwargs)
+    return LabVectorEnv(parse_domains(LAB, domain), num_envs, **kwargs)
 
 
 def make_vector(
@@ -51,7 +57,7 @@ def make_vector(
         domains: Domains of which each episode draws one uniformly.
         num_envs: Number of sub-environments, all in this process.
         seed: Episode k of sub-environment i follows from (seed, i, k) alone.
-        render: False leaves observations black, for agents that read the ground truth.
+        render: False allows black observations, for agents that read the ground truth.
 
     Returns:
         A vector environment in autoreset mode SAME_STEP with observations uint8 [n, size, size, 3],

@@ -33,6 +33,8 @@ class Factor:
         low: Smallest allowed number.
         high: Largest allowed number.
         about: One line for people, with the unit.
+        visible: False where it changes nothing that can be seen, so that a new value of it makes no
+            target `encoder-ood`.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Factor:
     choices: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
+    visible: bool = True
 
     def check(self, value: object) -> Value:
         """Returns the value in its canonical type, or raises DomainError with what is allowed."""
@@ -189,7 +192,8 @@ class Suite:
     def tags(self, domain: Domain) -> tuple[str, ...]:
         """Tags of a domain: `source`, or `target` with `policy-ood` or `encoder-ood`.
 
-        A target is `encoder-ood` as soon as one of its factor values occurs in no domain of D_U.
+        A target is `encoder-ood` as soon as one of its visible factor values occurs in no domain of
+        D_U.
         """
         tags: list[str] = []
         if domain in self.d_u:
@@ -198,7 +202,12 @@ class Suite:
             tags.append("source")
         if domain in self.d_t:
             seen = {value for member in self.d_u for value in member.values}
-            known = all(value in seen for value in domain.values)
+            seen |= {
+                value
+                for value, factor in zip(domain.values, self.world.factors, strict=True)
+                if not factor.visible
+            }
+            known = seen.issuperset(domain.values)
             tags += ["target", POLICY_OOD if known else ENCODER_OOD]
         return tuple(tags)
 
@@ -220,6 +229,14 @@ class Suite:
                 f"it has {', '.join(ids)}"
             )
         return ids[text]
+
+
+def parse_domains(
+    world: World, domain: Domain | str | Iterable[Domain | str]
+) -> tuple[Domain, ...]:
+    """Domains of a world from values or ids, one or several; errors as for `World.parse`."""
+    items = [domain] if isinstance(domain, (Domain, str)) else list(domain)
+    return tuple(world.parse(item) if isinstance(item, str) else item for item in items)
 
 
 def product(world: World, **choices: Iterable[Any]) -> tuple[Domain, ...]:

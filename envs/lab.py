@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from darla.errors import DomainError
-from envs.domains import Domain, Factor, World
+from envs.domains import Domain, Factor, World, parse_domains
 from envs.lab_scene import (
     FLOOR_COLOURS,
     KINDS,
@@ -380,7 +380,7 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.render_mode = render_mode
         self.observation_space = _observation_space(size)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
-        self._simulation = LabSimulation(parse_domains(domain), 1, frame_skip)
+        self._simulation = LabSimulation(parse_domains(LAB, domain), 1, frame_skip)
         self._renderer = shared_renderer(size)
 
     def _frame(self) -> np.ndarray:
@@ -588,9 +588,3 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
         """Restores what `state_dict` gave; the next `step` goes on from there."""
         self.simulation.load_state_dict(arrays)
-
-
-def parse_domains(domain: Domain | str | Sequence[Domain | str]) -> tuple[Domain, ...]:
-    """Domains of the Lab from values or ids, one or several."""
-    items = [domain] if isinstance(domain, (Domain, str)) else list(domain)
-    return tuple(LAB.parse(item) if isinstance(item, str) else item for item in items)

@@ -19,6 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from darla.doctor import require_gl
 from darla.errors import ConfigError, DarlaError, DomainError, did_you_mean
 from envs.domains import Domain, Suite
 
@@ -37,6 +38,7 @@ class VectorMaker(Protocol):
         self,
         num_envs: int,
         domain: Sequence[Domain],
+        /,
         *,
         size: int,
         frame_skip: int,
@@ -55,11 +57,14 @@ class Simulator:
         id: Gymnasium id, the value of `environment.id`.
         make: Makes vector environments.
         suites: Suites of domains, all of one world.
+        check: Raises DependencyError on a machine that cannot draw it; by default where there is no
+            off-screen OpenGL.
     """
 
     id: str
     make: VectorMaker
     suites: tuple[Suite, ...]
+    check: Callable[[], object] = require_gl
 
     def __post_init__(self) -> None:
         """Raises DomainError where the suites are none, or of several worlds."""

@@ -21,14 +21,21 @@ INK, FAINT, PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
 
 
 def views_of(config: Config, domain: Domain, count: int = VIEWS) -> np.ndarray:
-    """Pictures of a domain: those with most objects in view among many starts, the same each time.
+    """Pictures of a domain, the same each time: those of many starts with most objects in view.
+
+    Of a world without a ground truth, which says where to look, those of most varied colour.
 
     Returns:
         uint8 [count, H, W, 3].
     """
+    if not suite_of(config).world.state_size:
+        vector = make_vector(config.environment, (domain,), 1, seed=1)
+        frames = np.concatenate([vector.reset()[0] for _ in range(4 * count)])
+        vector.close()
+        colour = np.ptp(frames, axis=-1).std(axis=(1, 2))
+        return frames[np.argsort(-colour, kind="stable")[:count]]
     vector = make_vector(config.environment, (domain,), 8 * count, seed=1)
     frames, info = vector.reset(seed=1)
-    # Ground truth in view says where to look; a world that tells nothing shows its first starts.
     order = np.argsort(-np.abs(info["state"]).sum(1), kind="stable")
     return frames[order[:count]]
 

@@ -5,7 +5,7 @@ A suite says what the vision sees (D_U), where the policy learns (D_S) and is sc
 
 from __future__ import annotations
 
-from envs import make_lab_vector
+from envs import deepmind_lab, make_lab_vector
 from envs.domains import Domain, Suite, product
 from envs.lab import LAB
 from envs.registry import Simulator
@@ -73,4 +73,33 @@ LAB_SUITES = (
     *(_other_target(domain) for domain in _SOURCES),
 )
 
-SIMULATORS = (Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),)
+_DMLAB_TARGET = deepmind_lab.DMLAB.domain(room="B", pair="hat-can")
+
+DMLAB_SUITES = (
+    Suite(
+        "deepmind-lab",
+        "the paper's, on DeepMind Lab's own levels for training and testing",
+        deepmind_lab.DMLAB,
+        d_u=deepmind_lab.PINNED,
+        d_s=(deepmind_lab.TRAIN,),
+        d_t=(deepmind_lab.TEST,),
+    ),
+    Suite(
+        "deepmind-lab-pinned",
+        "the same conjunctions, each a domain of its own, on our level",
+        deepmind_lab.DMLAB,
+        d_u=deepmind_lab.PINNED,
+        d_s=tuple(domain for domain in deepmind_lab.PINNED if domain != _DMLAB_TARGET),
+        d_t=(_DMLAB_TARGET,),
+    ),
+)
+
+SIMULATORS = (
+    Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),
+    Simulator(
+        "darla/DeepMindLab-v0",
+        deepmind_lab.make_dmlab_vector,
+        DMLAB_SUITES,
+        check=deepmind_lab.import_deepmind_lab,
+    ),
+)

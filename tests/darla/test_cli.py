@@ -471,6 +471,21 @@ def test_domains_are_listed_with_their_tags(config, capsys):
     assert row["factors"]["room"] == "B" and "source" not in row["tags"]
 
 
+def test_a_simulator_that_is_not_there_is_said_before_anything_starts(config, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepmind_lab", None)
+    assert darla("run", "deepmind-lab") == 2
+    assert "build its wheel with Bazel" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_domains_have_a_digest_of_their_frames_on_request(config, capsys):
+    assert darla("domains", config, "--digest", "--json") == 0
+    digests = [row["digest"] for row in json.loads(capsys.readouterr().out)["domains"]]
+    assert len(set(digests)) == 4 and all(len(digest) == 64 for digest in digests)
+    assert darla("domains", config, "--digest") == 0
+    assert f"lab/A/hat-can       {digests[0]}  vision, source" in capsys.readouterr().out
+
+
 def test_a_sheet_overwrites_pictures_only(config, capsys, monkeypatch):
     drawn: list[Path] = []
     sheet = types.SimpleNamespace(draw_sheet=lambda tree, path: drawn.append(path))

@@ -53,6 +53,13 @@ def test_torch_names_its_devices():
     assert check.state == "ok" and "cpu" in check.found
 
 
+def test_deepmind_lab_is_looked_for_and_may_be_missing(monkeypatch):
+    for found, words in ((None, "not installed; only"), (object(), "installed")):
+        monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name, found=found: found)
+        check = doctor.check_deepmind_lab()
+        assert check.state == "ok" and check.found.startswith(words)
+
+
 def test_no_compiler_is_a_warning(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert doctor.check_compiler().state == "warning"

@@ -94,7 +94,7 @@ def test_an_untrained_vision_names_the_command(run: RunDirectory) -> None:
 def test_a_vision_of_another_kind_is_refused(name: str) -> None:
     vision = VisionConfig(vae=VAEConfig(reconstruction="pixel"))
     with pytest.raises(ConfigError, match=r"needs vision.vae.reconstruction=dae.*beta_vae.beta"):
-        check_perception(name, Config(name="toy", vision=vision))
+        check_perception(name, Config(name="toy", vision=vision), STATE)
 
 
 @pytest.mark.parametrize("name", ["pixels", "pixels+augmentation", "domain-randomisation"])

@@ -1,116 +1,221 @@
-"""The contract that every registered environment keeps, single and vector, on every domain."""
+"""The contract that every registered simulator keeps, on the domains of its suites.
+
+A simulator whose package is missing plays on its double.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import envs
 from darla.config import EnvironmentConfig
-from envs.registry import suites
+from darla.errors import ConfigError
+from envs.digest import frame_digest
+from envs.domains import Domain
+from envs.registry import simulators
+from envs.single import SingleVectorEnv, draw_episode
 
-IDS = [name for name in gymnasium.registry if name.startswith("darla/")]
-DOMAINS = sorted({domain.id: domain for s in suites().values() for domain in s.domains}.items())
+ROOT = Path(__file__).parents[2]
+SIMULATORS = {id: simulator for id, simulator in simulators().items() if id.startswith("darla/")}
+IDS = tuple(SIMULATORS)
+PER_SIMULATOR = 24
+SEED = 11
+LIMIT = 2_000
+"""Decisions after which an episode must have ended."""
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_check_env_is_silent(name: str) -> None:
+def domains_of(id: str) -> list[Domain]:
+    """Every domain of the suites; evenly chosen ones where there are many."""
+    every = list(dict.fromkeys(d for suite in SIMULATORS[id].suites for d in suite.domains))
+    chosen = np.unique(np.linspace(0, len(every) - 1, min(PER_SIMULATOR, len(every))).astype(int))
+    return [every[i] for i in chosen]
+
+
+DOMAINS = [pytest.param(id, domain, id=f"{id}-{domain}") for id in IDS for domain in domains_of(id)]
+
+
+@pytest.fixture(autouse=True)
+def _doubles(engine: type) -> None:
+    """Lets DeepMind Lab be its double."""
+
+
+def make(id: str, domains: list[Domain], n: int, **options: Any) -> VectorEnv:
+    environment = EnvironmentConfig(id=id, **options)
+    return envs.make_vector(environment, domains, n, seed=SEED)
+
+
+def actions_of(vector: VectorEnv, steps: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(vector.action_space.nvec) for _ in range(steps)]  # type: ignore[attr-defined]
+
+
+def mixed(id: str) -> list[Domain]:
+    """Two domains of D_U, of which each episode draws one."""
+    return list(SIMULATORS[id].suites[0].d_u[:2])
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_check_env_is_silent(id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(name, render_mode="rgb_array").unwrapped)
+        check_env(gymnasium.make(id, render_mode="rgb_array").unwrapped)
 
 
-@pytest.mark.parametrize(("name", "domain"), DOMAINS)
-def test_every_domain_starts_and_steps(name: str, domain: object) -> None:
-    vector = envs.make_vector(EnvironmentConfig(), (domain,), 2, seed=3)
-    observation, info = vector.reset(seed=3)
-    assert vector.observation_space.contains(observation)
-    assert observation.std() > 5, "the picture is empty"
-    assert info["state"].dtype == np.float32
-    assert info["state"].shape == (2, suites()["lab"].world.state_size)
-    assert np.abs(info["state"]).max() <= 1.0
-    observation, rewards, *_ = vector.step(np.array([0, 4]))
-    assert vector.observation_space.contains(observation)
-    assert rewards.shape == (2,)
+@pytest.mark.parametrize(("id", "domain"), DOMAINS)
+def test_every_domain_starts_and_steps(id: str, domain: Domain) -> None:
+    vector = make(id, [domain], 2)
+    state_size = SIMULATORS[id].suites[0].world.state_size
+    frames, info = vector.reset(seed=3)
+    for action in actions_of(vector, 2):
+        assert vector.observation_space.contains(frames) and frames.dtype == np.uint8
+        assert frames.shape == (2, 64, 64, 3)
+        assert frames.std() > 5, "the picture is empty"
+        assert info["domain"].tolist() == [0, 0]
+        if state_size:
+            assert info["state"].dtype == np.float32 and info["state"].shape == (2, state_size)
+            assert np.abs(info["state"]).max() <= 1.0
+        frames, rewards, terminated, truncated, info = vector.step(action)
+        assert rewards.shape == terminated.shape == truncated.shape == (2,)
+        assert terminated.dtype == truncated.dtype == bool
+    vector.close()
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_vector_equals_single(name: str) -> None:
-    actions = np.random.default_rng(0).integers(0, 8, (40, 3))
-    vector = gymnasium.make_vec(name, num_envs=3, domain=["lab/A/hat-can", "lab/B/cake-balloon"])
+@pytest.mark.parametrize(("id", "domain"), DOMAINS)
+def test_info_holds_the_factors_of_the_domain(id: str, domain: Domain) -> None:
+    single = gymnasium.make(id, domain=domain.id).unwrapped
+    _, info = single.reset(seed=0)
+    assert info["factors"] == domain.factors
+    single.close()
+
+
+def _single(vector: VectorEnv, id: str, domains: list[Domain], i: int) -> tuple[Any, Any, Any]:
+    """The single form of a sub-environment, and what its first reset gives."""
+    if isinstance(vector, SingleVectorEnv):
+        number, seed = draw_episode(SEED, i, 0, len(domains))
+        single = gymnasium.make(id, domain=domains[number], size=64).unwrapped
+        return single, *single.reset(seed=seed)
+    single = gymnasium.make(id, domain=domains, size=64).unwrapped
+    return single, *single.reset(seed=SEED, options={"stream": i})
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_vector_equals_single(id: str) -> None:
+    domains = mixed(id)
+    vector = gymnasium.make_vec(id, num_envs=3, domain=domains, size=64)
     assert vector.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    frames, infos = vector.reset(seed=11)
-    trace = [(frames, np.zeros(3), infos["state"], infos["pose"])]
+    frames, info = vector.reset(seed=SEED)
+    trace = [(frames, np.zeros(3), info)]
+    actions = actions_of(vector, 30)
     for action in actions:
-        frames, rewards, _, _, infos = vector.step(action)
-        trace.append((frames, rewards, infos["state"], infos["pose"]))
-    single = gymnasium.make(name, domain=["lab/A/hat-can", "lab/B/cake-balloon"]).unwrapped
+        frames, rewards, _, _, info = vector.step(action)
+        trace.append((frames, rewards, info))
     for i in range(3):
-        frame, info = single.reset(seed=11, options={"stream": i})
-        for t, (frames, _, state, pose) in enumerate(trace):
+        single, frame, own = _single(vector, id, domains, i)
+        for t, (frames, _, info) in enumerate(trace):
             assert (frame == frames[i]).all()
-            assert (info["state"] == state[i]).all()
-            assert (info["pose"] == pose[i]).all()
+            assert own["factors"] == domains[info["domain"][i]].factors
+            for key in info.keys() & own.keys() - {"domain"}:
+                assert (own[key] == info[key][i]).all(), key
             if t < len(actions):
-                frame, reward, _, _, info = single.step(actions[t, i])
-                assert reward == trace[t + 1][1][i]
+                frame, reward, _, _, own = single.step(actions[t][i])
+                assert reward == pytest.approx(trace[t + 1][1][i])
+        single.close()
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_info_holds_the_factors_of_the_domain(name: str) -> None:
-    env = gymnasium.make(name, domain="lab/B/hat-can/light=0.6").unwrapped
-    _, info = env.reset(seed=0)
-    assert info["factors"]["room"] == "B"
-    assert info["factors"]["light"] == 0.6
-    assert info["pose"].shape == (3,)
+@pytest.mark.parametrize("id", IDS)
+def test_an_episode_does_not_depend_on_how_many_are_beside_it(id: str) -> None:
+    few, many = (make(id, mixed(id), n) for n in (1, 3))
+    frames, others = few.reset(seed=SEED)[0], many.reset(seed=SEED)[0]
+    for action in actions_of(many, 5):
+        assert (frames[0] == others[0]).all()
+        frames, others = few.step(action[:1])[0], many.step(action)[0]
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_an_end_gives_the_last_observation_and_the_first_of_the_next(id: str) -> None:
+    vector = make(id, mixed(id), 1, frame_skip=60)
+    vector.reset(seed=SEED)
+    before = None
+    for action in actions_of(vector, LIMIT):
+        frames, _, terminated, truncated, info = vector.step(action)
+        if terminated[0] or truncated[0]:
+            break
+        assert "final_obs" not in info
+        before = info["domain"].copy()
+    else:
+        pytest.fail(f"no episode ended within {LIMIT} decisions")
+    assert info["_final_obs"].tolist() == [True]
+    assert info["final_obs"][0].shape == frames[0].shape
+    assert (info["final_obs"][0] != frames[0]).any()
+    assert info["final_info"]["domain"].tolist() == before.tolist()
+    assert vector.step(action)[0].shape == frames.shape
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_saved_state_continues(id: str) -> None:
+    one, other = (make(id, mixed(id), 2) for _ in range(2))
+    one.reset(seed=SEED)
+    other.reset(seed=SEED + 1)
+    for action in actions_of(one, 10):
+        one.step(action)
+    other.load_state_dict(one.state_dict())  # type: ignore[attr-defined]
+    for action in actions_of(one, 10, seed=1):
+        a, b = one.step(action), other.step(action)
+        assert (a[0] == b[0]).all() and a[1] == pytest.approx(b[1])
 
 
 DIGEST = """
-import hashlib, numpy as np, gymnasium, envs
-vector = gymnasium.make_vec("{name}", num_envs=2, domain=["lab/A/hat-can", "lab/B/hat-can"])
-digest = hashlib.sha256()
-rng = np.random.default_rng(5)
-frames, info = vector.reset(seed=5)
-for _ in range(30):
-    digest.update(frames.tobytes() + info["state"].tobytes())
-    frames, rewards, *_, info = vector.step(rng.integers(0, 8, 2))
-print(digest.hexdigest())
+import sys
+from tests.envs import deepmind_lab_double
+sys.modules["deepmind_lab"] = deepmind_lab_double
+from darla.config import EnvironmentConfig
+from envs.digest import frame_digest
+from envs.registry import get_simulator
+for id in {ids}:
+    print(id, frame_digest(EnvironmentConfig(id=id), get_simulator(id).suites[0].d_u[0], seed=5))
 """
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_same_seed_same_frames_across_processes(name: str) -> None:
-    code = DIGEST.format(name=name)
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    ]
-    assert runs[0] == runs[1]
-    assert len(runs[0].strip()) == 64
-    other = code.replace("seed=5", "seed=6")
-    different = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
-    assert different.stdout != runs[0]
+def test_same_seed_same_frames_across_processes() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", DIGEST.format(ids=IDS)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    elsewhere = dict(line.split() for line in ran.stdout.splitlines())
+    assert set(elsewhere) == set(IDS)
+    for id in IDS:
+        first, second = SIMULATORS[id].suites[0].d_u[:2]
+        environment = EnvironmentConfig(id=id)
+        here = frame_digest(environment, first, seed=5)
+        assert here == elsewhere[id] and len(here) == 64
+        assert frame_digest(environment, first, seed=6) != here
+        assert frame_digest(environment, first, seed=5, decisions=21) != here
+        assert frame_digest(environment, second, seed=5) != here
 
 
 def test_an_unknown_environment_is_named() -> None:
-    from darla.errors import ConfigError
-
     with pytest.raises(ConfigError, match="did you mean 'darla/Lab-v0'"):
         envs.make_vector(EnvironmentConfig(id="darla/Lab-v1"), (), 1, seed=0)
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_closing_twice_is_harmless(name: str) -> None:
-    env = gymnasium.make(name)
-    env.reset(seed=0)
-    env.close()
-    env.close()
+@pytest.mark.parametrize("id", IDS)
+def test_closing_twice_is_harmless(id: str) -> None:
+    single, vector = gymnasium.make(id), make(id, mixed(id), 2)
+    single.reset(seed=0)
+    vector.reset(seed=0)
+    for _ in range(2):
+        single.close()
+        vector.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from darla.errors import DomainError
-from envs.domains import ENCODER_OOD, POLICY_OOD, Suite
+from envs.domains import ENCODER_OOD, POLICY_OOD, Factor, Suite, World
 from envs.lab import LAB
 from envs.registry import get_suite, suites
 
@@ -70,6 +70,21 @@ def test_tags_tell_a_new_conjunction_from_a_new_value() -> None:
     # To a vision that never saw hats in room B, their parts are still known.
     minimal = get_suite("lab-minimal")
     assert POLICY_OOD in minimal.tags(TARGET)
+
+
+def test_a_new_value_of_a_factor_that_cannot_be_seen_is_no_new_look() -> None:
+    factors = tuple(
+        Factor(name, None, "", ("1", "2"), visible=visible)
+        for name, visible in (("walls", True), ("friction", False))
+    )
+    world = World("slope", factors)
+    source, slippery, other = (
+        world.domain(walls=walls, friction=friction)
+        for walls, friction in (("1", "1"), ("1", "2"), ("2", "1"))
+    )
+    suite = Suite("s", "", world, d_u=(source,), d_s=(source,), d_t=(slippery, other))
+    assert POLICY_OOD in suite.tags(slippery) and ENCODER_OOD not in suite.tags(slippery)
+    assert ENCODER_OOD in suite.tags(other)
 
 
 def test_what_settings_are_tuned_on_is_never_the_papers_target():

@@ -1,0 +1,268 @@
+"""Vectors of single Gymnasium environments: how a world that was not written for DARLA comes in.
+
+    register(Simulator("my/World-v0", vector_of(make, WORLD), suites))
+
+where `make` gives the environment of a domain; docs/your_own_domain.md has a whole example.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from darla.errors import ConfigError, DomainError
+from envs.domains import Domain, World
+from envs.registry import VectorMaker
+
+#: Exclusive upper bound of the seeds that environments are reset with: what fits a C int.
+SEEDS = 2**31
+
+
+class EnvMaker(Protocol):
+    """Makes the environment of a domain; a class that takes these arguments is one."""
+
+    def __call__(self, domain: Domain, *, size: int, frame_skip: int) -> gymnasium.Env:
+        """Returns an environment with observations uint8 [size, size, 3] of this domain.
+
+        Its actions are Discrete or MultiDiscrete, counted from 0, and last `frame_skip` frames.
+        """
+        ...
+
+
+def vector_of(make: EnvMaker, world: World) -> VectorMaker:
+    """Returns what `envs.registry.Simulator` asks for: a maker of `SingleVectorEnv`."""
+    return functools.partial(SingleVectorEnv, make, world)
+
+
+def draw_episode(seed: int, i: int, episode: int, domains: int) -> tuple[int, int]:
+    """What an episode of a `SingleVectorEnv` follows from.
+
+    Args:
+        seed: Seed of the vector, from 0.
+        i: Index of the sub-environment.
+        episode: Number of its episode, from 0.
+        domains: Number of domains.
+
+    Returns:
+        The number of the domain, drawn uniformly, and the seed that its environment is reset with,
+        in [0, SEEDS).
+    """
+    rng = np.random.default_rng([seed, i, episode])
+    return int(rng.integers(domains)), int(rng.integers(SEEDS))
+
+
+class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Single environments stepped one after the other, with the contract of `envs.make_vector`.
+
+    A sub-environment keeps one environment per domain, made when it is first drawn. An environment
+    that has a method `set_domain(domain)` is kept alone and told the domain before each reset: for
+    environments that are dear to keep.
+
+    Autoreset mode is SAME_STEP. `info` holds `domain`, int64 [n]; `state`, float32 [n, state_size],
+    where the world has a ground truth; and whatever numbers and numeric arrays of one shape the
+    environments put into theirs. After an end it also holds `final_obs`, uint8 [n, size, size, 3],
+    and `final_info` with the same keys.
+
+    Args:
+        make: Makes an environment.
+        world: The world of the domains.
+        num_envs: Number of sub-environments.
+        domains: Domains of which each episode draws one uniformly.
+        size: Height and width of an observation in pixels.
+        frame_skip: Frames that one decision lasts; `make` gets it.
+        seed: Seed until `reset(seed=...)` gives another.
+        render: Changes nothing: a single environment draws when it steps.
+
+    Raises:
+        DomainError: There is no domain, or one is of another world.
+        ConfigError: Observations, actions or the ground truth are not as they must be.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(
+        self,
+        make: EnvMaker,
+        world: World,
+        num_envs: int,
+        domains: Sequence[Domain],
+        *,
+        size: int = 64,
+        frame_skip: int = 1,
+        seed: int = 0,
+        render: bool = True,
+    ) -> None:
+        self._made: list[dict[int, gymnasium.Env]] = [{} for _ in range(num_envs)]
+        if not domains:
+            raise DomainError("an environment needs at least one domain")
+        for domain in domains:
+            if domain.world != world.name:
+                raise DomainError(f"domain '{domain}' is not of world '{world.name}'")
+        self.num_envs, self.world, self.domains = num_envs, world, tuple(domains)
+        self._make, self._size, self._frame_skip = make, size, frame_skip
+        self._running = [self._environment(0, 0)] * num_envs
+        self.single_observation_space = self._running[0].observation_space
+        self.single_action_space = self._running[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seed = seed
+        self._options: dict[str, Any] = {}
+        self._episode = np.full(num_envs, -1)
+        self._domain = np.zeros(num_envs, np.int64)
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
+        self._frames = np.zeros((num_envs, size, size, 3), np.uint8)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode in every sub-environment, or in those of `options["reset_mask"]`.
+
+        Args:
+            seed: One seed for all; without it the next episodes of the sequence begin.
+            options: `reset_mask`: bool [n]; the rest goes to the environments, in automatic resets
+                too.
+
+        Returns:
+            Observations and info.
+        """
+        if isinstance(seed, list):
+            raise ValueError("SingleVectorEnv takes one seed, an int, for all its environments")
+        if seed is not None:
+            self._seed = seed
+            self._episode[:] = -1
+        self._options = dict(options or {})
+        for i in np.flatnonzero(self._options.pop("reset_mask", np.ones(self.num_envs, bool))):
+            self._begin(int(i))
+        return self._frames.copy(), self._info()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One decision in every sub-environment; see the class."""
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        for i, action in enumerate(np.asarray(actions)):
+            rewards[i], terminated[i], truncated[i] = self._advance(i, action)
+        ended = terminated | truncated
+        final: dict[str, Any] = {}
+        if ended.any():
+            final = {
+                "final_obs": self._frames.copy(),
+                "_final_obs": ended,
+                "final_info": self._info(),
+                "_final_info": ended,
+            }
+            for index in np.flatnonzero(ended):
+                self._begin(int(index))
+        return self._frames.copy(), rewards, terminated, truncated, {**self._info(), **final}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Where each episode stands: its number, and the actions since it began."""
+        steps = np.array([len(own) for own in self._actions])
+        shape = self.single_action_space.shape or ()
+        actions = np.zeros((self.num_envs, steps.max(), *shape), np.int64)
+        for i, own in enumerate(self._actions):
+            actions[i, : len(own)] = np.reshape(own, (len(own), *shape))
+        return {
+            "seed": np.array(self._seed),
+            "episode": self._episode.copy(),
+            "steps": steps,
+            "actions": actions,
+        }
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
+        """Goes to where `state_dict` was: resets the same episodes and repeats their actions.
+
+        Exact for environments whose episodes follow from seed and actions alone.
+        """
+        self._seed = int(arrays["seed"])
+        for i in range(self.num_envs):
+            self._episode[i] = arrays["episode"][i] - 1
+            self._begin(i)
+            for action in arrays["actions"][i, : arrays["steps"][i]]:
+                _, terminated, truncated = self._advance(i, action)
+                if terminated or truncated:
+                    self._begin(i)
+                    break
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes all environments."""
+        for own in self._made:
+            for environment in own.values():
+                environment.close()
+
+    def _environment(self, i: int, number: int) -> gymnasium.Env:
+        """The environment of a sub-environment in a domain, made where it is not there yet."""
+        own = self._made[i]
+        for environment in own.values():
+            if hasattr(environment.unwrapped, "set_domain"):
+                environment.unwrapped.set_domain(self.domains[number])
+                return environment
+        if number not in own:
+            domain = self.domains[number]
+            own[number] = self._make(domain, size=self._size, frame_skip=self._frame_skip)
+            _check_spaces(own[number], domain, self._size)
+        return own[number]
+
+    def _begin(self, i: int) -> None:
+        self._episode[i] += 1
+        number, seed = draw_episode(self._seed, i, int(self._episode[i]), len(self.domains))
+        self._domain[i] = number
+        self._running[i] = self._environment(i, number)
+        self._actions[i] = []
+        self._frames[i], self._infos[i] = self._running[i].reset(seed=seed, options=self._options)
+        if self.world.state_size:
+            self._check_state(i)
+
+    def _advance(self, i: int, action: np.ndarray) -> tuple[float, bool, bool]:
+        frame, reward, terminated, truncated, info = self._running[i].step(action)
+        self._actions[i].append(action)
+        self._frames[i], self._infos[i] = frame, info
+        return float(reward), bool(terminated), bool(truncated)
+
+    def _info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {"domain": self._domain.copy()}
+        for key in self._infos[0].keys() - info.keys():
+            values = [np.asarray(own.get(key)) for own in self._infos]
+            if len({value.shape for value in values}) == 1 and values[0].dtype.kind in "biuf":
+                info[key] = np.stack(values)
+        if self.world.state_size:
+            info["state"] = info["state"].astype(np.float32)
+        return info
+
+    def _check_state(self, i: int) -> None:
+        """Raises ConfigError where `info["state"]` is not what the world promises."""
+        shape = np.asarray(self._infos[i].get("state")).shape
+        if shape != (self.world.state_size,):
+            raise ConfigError(
+                f"domain '{self.domains[self._domain[i]]}': info['state'] has the shape "
+                f"{list(shape)}, world '{self.world.name}' promises [{self.world.state_size}]; "
+                "give it in `reset` and `step`, or leave state_size out of the world"
+            )
+
+
+def _check_spaces(environment: gymnasium.Env, domain: Domain, size: int) -> None:
+    """Raises ConfigError where observations or actions are not what the three stages read."""
+    frames: Any = environment.observation_space
+    actions: Any = environment.action_space
+    pictures = isinstance(frames, Box) and frames.dtype == np.uint8
+    if not pictures or frames.shape != (size, size, 3):
+        raise ConfigError(
+            f"the environment of domain '{domain}' observes {frames}; allowed is a Box of uint8 "
+            f"[{size}, {size}, 3], as environment.size={size} asks: let `make` draw or resize to it"
+        )
+    one = isinstance(actions, Discrete) and actions.start == 0
+    several = isinstance(actions, MultiDiscrete) and actions.nvec.ndim == 1
+    if not one and not (several and not np.any(actions.start)):
+        raise ConfigError(
+            f"the environment of domain '{domain}' takes actions {actions}; allowed are Discrete "
+            "and MultiDiscrete, counted from 0: let `make` wrap it"
+        )

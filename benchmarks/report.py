@@ -62,14 +62,14 @@ class Part:
     Attributes:
         results: As `benchmarks.results.summarise` returns them.
         intervals: Interval plot of source and target.
-        profiles: (group of targets, figure).
+        profiles: (group of targets, algorithm, figure).
         improvements: (group of targets, figure).
         attribution: Figure of the drops of the headline's row, or None.
     """
 
     results: dict[str, Any]
     intervals: Markup
-    profiles: list[tuple[str, Markup]]
+    profiles: list[tuple[str, str, Markup]]
     improvements: list[tuple[str, Markup]]
     attribution: Markup | None
 
@@ -202,12 +202,15 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
 
 def _part(results: dict[str, Any]) -> Part:
     row = _headlined(results)
-    profiles = [(group, plots.profile_figure(results, group)) for group in TARGETS]
     improvements = [(group, plots.improvement_figure(results, group)) for group in TARGETS]
     return Part(
         results=results,
         intervals=plots.interval_figure(results["rows"]),
-        profiles=[(group, figure) for group, figure in profiles if figure],
+        profiles=[
+            (group, algorithm, figure)
+            for group in TARGETS
+            for algorithm, figure in plots.profile_figures(results, group)
+        ],
         improvements=[(group, figure) for group, figure in improvements if figure],
         attribution=plots.attribution_figure(row) if row else None,
     )

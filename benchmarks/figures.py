@@ -102,7 +102,7 @@ def interval_plot(rows: Sequence[IntervalRow], title: str) -> str:
 
     def draw(width: int) -> str:
         wide = width == WIDE
-        left, top, step = (190, 18, 38) if wide else (8, 18, 54)
+        left, top, step = (_margin(rows), 18, 38) if wide else (8, 18, 54)
         right, bottom = width - 16, top + step * len(rows)
         x = axis(_span(rows), left, right)
         parts = [grid_x(x, top, bottom)]
@@ -131,7 +131,7 @@ def forest_plot(
 
     def draw(width: int) -> str:
         wide = width == WIDE
-        left, top, step = (190, 14, 30) if wide else (8, 14, 46)
+        left, top, step = (_margin(rows), 14, 30) if wide else (8, 14, 46)
         right, bottom = width - (150 if wide else 16), top + step * len(rows)
         low = min([span[0], *(row.value.low for row in rows)])
         high = max([span[1], *(row.value.high for row in rows)])
@@ -263,6 +263,11 @@ def bar_plot(values: Sequence[float], title: str, unit: str = "") -> str:
         return drawing(width, height, title, parts)
 
     return responsive(draw)
+
+
+def _margin(rows: Sequence[IntervalRow | ForestRow]) -> float:
+    """Room for the longest label at the left of a wide figure."""
+    return 18 + 7.6 * max(15, *(len(row.label) for row in rows))
 
 
 def _row_label(label: str, wide: bool, left: float, middle: float) -> str:

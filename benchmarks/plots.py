@@ -43,27 +43,33 @@ def interval_figure(rows: Sequence[Row]) -> Markup:
     return Markup(figures.interval_plot(lines, "Return in source and target with 95 % intervals"))
 
 
-def profile_figure(results: Row, group: str) -> Markup | None:
-    """Performance profiles of all rows in a group of targets, with their legend."""
-    found = results["profiles"].get(group)
-    if not found or not found["rows"]:
-        return None
-    rows = results["rows"]
-    profiles = [
-        figures.Profile(
-            key=each["perception"],
-            label=name_of(find(rows, each["algorithm"], each["perception"]) or {}, rows),
-            share=each["share"],
-            low=each["low"],
-            high=each["high"],
-        )
-        for each in found["rows"]
-    ]
-    legend = figures.legend([(each.key, each.label) for each in profiles])
-    plot = figures.profile_plot(
-        profiles, found["thresholds"], "Share of runs that score more than a return"
-    )
-    return Markup(legend + plot)
+def profile_figures(results: Row, group: str) -> list[tuple[str, Markup]]:
+    """(algorithm, figure) of performance profiles in a group of targets, with their legends.
+
+    The random policy is in each.
+    """
+    found = results["profiles"].get(group, {"rows": []})
+    algorithms = dict.fromkeys(each["algorithm"] for each in found["rows"])
+    plots = []
+    for algorithm in algorithms:
+        if algorithm == RANDOM_POLICY:
+            continue
+        profiles = [
+            figures.Profile(
+                key=each["perception"],
+                label=entrant(each["perception"]).label,
+                share=each["share"],
+                low=each["low"],
+                high=each["high"],
+            )
+            for each in found["rows"]
+            if each["algorithm"] in (algorithm, RANDOM_POLICY)
+        ]
+        title = f"Share of runs of {algorithm} that score more than a return"
+        legend = figures.legend([(each.key, each.label) for each in profiles])
+        plot = figures.profile_plot(profiles, found["thresholds"], title)
+        plots.append((algorithm.upper(), Markup(legend + plot)))
+    return plots
 
 
 def improvement_figure(results: Row, group: str) -> Markup | None:
@@ -88,8 +94,8 @@ def attribution_figure(row: Row) -> Markup | None:
     """The drops of one row, by what moved."""
     lines = [
         figures.ForestRow(
-            key=row["perception"] if each["tag"] == "policy-ood" else "none",
-            label=each["label"] + (" (all values)" if each["kind"] == "factor" else ""),
+            key=row["perception"],
+            label=each["label"] + (", all values" if each["kind"] == "factor" else ""),
             value=_interval(each["drop"]),
         )
         for each in row["attribution"]

@@ -62,14 +62,14 @@ class Part:
     Attributes:
         results: As `benchmarks.results.summarise` returns them.
         intervals: Interval plot of source and target.
-        profiles: (group of targets, figure).
+        profiles: (group of targets, algorithm, figure).
         improvements: (group of targets, figure).
         attribution: Figure of the drops of the headline's row, or None.
     """
 
     results: dict[str, Any]
     intervals: Markup
-    profiles: list[tuple[str, Markup]]
+    profiles: list[tuple[str, str, Markup]]
     improvements: list[tuple[str, Markup]]
     attribution: Markup | None
 
@@ -89,6 +89,7 @@ class Page:
         traversals: Latents moved one at a time, one picture per vision.
         vision: Figures and tables of `vision/report.json`.
         domains: Contact sheet.
+        contamination: (target, what `contamination.json` says of it).
         replays: Episodes to look at.
         commands: What to type for the same run.
         digests: (what, SHA-256).
@@ -107,6 +108,7 @@ class Page:
     traversals: list[Picture] = field(default_factory=list)
     vision: Markup | None = None
     domains: Picture | None = None
+    contamination: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     replays: list[Replay] = field(default_factory=list)
     commands: str = ""
     digests: list[tuple[str, str]] = field(default_factory=list)
@@ -190,6 +192,7 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.vision = _vision(run, status, page)
     sheets = _pictures(run.path, "domains.png", "Frames of every domain, with its tags", page)
     page.domains = sheets[0] if sheets else None
+    page.contamination = _contamination(run, page)
     page.commands = provenance.commands_of(run, status)
     page.digests = provenance.digests_of(run, status)
     page.facts = provenance.facts_of(status)
@@ -199,12 +202,15 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
 
 def _part(results: dict[str, Any]) -> Part:
     row = _headlined(results)
-    profiles = [(group, plots.profile_figure(results, group)) for group in TARGETS]
     improvements = [(group, plots.improvement_figure(results, group)) for group in TARGETS]
     return Part(
         results=results,
         intervals=plots.interval_figure(results["rows"]),
-        profiles=[(group, figure) for group, figure in profiles if figure],
+        profiles=[
+            (group, algorithm, figure)
+            for group in TARGETS
+            for algorithm, figure in plots.profile_figures(results, group)
+        ],
         improvements=[(group, figure) for group, figure in improvements if figure],
         attribution=plots.attribution_figure(row) if row else None,
     )
@@ -249,6 +255,24 @@ def _vision(run: RunDirectory, status: Mapping[str, Any], page: Page) -> Markup 
         return None
     frames = status.get("stages", {}).get("frames", {}).get("facts", {})
     return show_vision(report, frames)
+
+
+def _contamination(run: RunDirectory, page: Page) -> list[tuple[str, Mapping[str, Any]]]:
+    """The targets of all suites; what is flagged of them is said at the top of the page as well."""
+    try:
+        suites = read_json(run.path / "contamination.json")["targets"]
+    except MissingFileError:
+        return []
+    except DarlaError as error:
+        page.problems.append(str(error))
+        return []
+    found = [each for targets in suites.values() for each in targets.items()]
+    page.problems += [
+        f"Target {target} may be contaminated: {'; '.join(entry['flags'])}."
+        for target, entry in found
+        if entry["flags"]
+    ]
+    return found
 
 
 def _pictures(folder: Path, pattern: str, alt: str, page: Page) -> list[Picture]:

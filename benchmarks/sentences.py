@@ -99,7 +99,7 @@ def _scale_limits(trained: Sequence[Row], floor: bool) -> list[str]:
     without = [name for name in algorithms if name not in ceilings]
     if without:
         notes.append(
-            f"`factors` was not scored with {_names(without)}: normalised scores are left out."
+            f"True factors were not scored with {_names(without)}: normalised scores are left out."
         )
     for row in trained:
         name = f"{row['algorithm'].upper()} on {entrant(row['perception']).words}"

@@ -145,6 +145,28 @@ def test_a_model_card_without_scores_says_so(tmp_path: Path) -> None:
     assert "have not been scored yet" in (run.path / "MODEL_CARD.md").read_text()
 
 
+def test_flagged_targets_are_named_at_the_top(full_run: RunDirectory) -> None:
+    clean = {"seen_by_vision": True, "trained_on": [], "nearest": 7.25, "duplicates": 0.0}
+    seen = {"seen_by_vision": False, "trained_on": ["dqn-pixels-s0"], "nearest": None}
+    targets = {
+        "lab/B/hat-can": {**clean, "flags": []},
+        "lab/B/hat-can/light=0.5": {**seen, "duplicates": 1.0, "flags": ["trained on by x"]},
+    }
+    write_json(full_run.path / "contamination.json", {"targets": {"lab": targets}})
+    text = report(full_run)
+    assert "<li>Target lab/B/hat-can/light=0.5 may be contaminated: trained on by x.</li>" in text
+    rows = [[cell.strip() for cell in row] for row in Reader(text).rows]
+    assert ["lab/B/hat-can", "yes", "none", "7.2", "0 %", "none"] in rows
+    assert [
+        "lab/B/hat-can/light=0.5",
+        "no",
+        "dqn-pixels-s0",
+        "–",
+        "100 %",
+        "trained on by x",
+    ] in rows
+
+
 def test_protocols_have_a_section_of_their_own(full_run: RunDirectory) -> None:
     moved = [
         score.row() | {"suite": "lab-single", "domain": "lab/B/cake-balloon/walls=grey"}

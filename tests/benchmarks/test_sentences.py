@@ -66,7 +66,7 @@ def test_what_is_left_out_is_said(scores_of) -> None:
     (note,) = summarise(scores_of(seeds=5))["notes"]
     assert "The random policy was not scored" in note
     (note,) = summarise(scores_of(seeds=5) + floor_of(scores_of))["notes"]
-    assert "`factors` was not scored with DQN" in note
+    assert "True factors were not scored with DQN" in note
     blind = scores_of("pixels", source=-1.0, target=0.0, seeds=5)
     notes = summarise(blind + scores_of("factors", seeds=5) + floor_of(scores_of))["notes"]
     assert any("DQN on end-to-end pixels is not told apart from the random" in n for n in notes)

@@ -15,21 +15,24 @@ from typing import Any
 
 from agents.algorithms import POLICY_FILE, TRAINERS, save_policy
 from agents.cells import Cell, perception_of, training_domains
+from agents.policy import Policy
 from agents.pool import WorkerPool
 from agents.trainer import Trainer
 from agents.worker import EnvironmentFactory
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.devices import torch_threads
+from darla.errors import MissingFileError
 from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
-from darla.storage import append_jsonl, load_tensors, read_jsonl, write_text
+from darla.storage import append_jsonl, load_tensors, read_jsonl, write_jsonl
 from envs import make_vector
 from envs.domains import Domain
 from envs.registry import suite_of
 
 CHECKPOINTS_KEPT = 2
+CHECKPOINTS = "checkpoints"
 STORE = "replay"
 """Folder of what grows without change, beside the checkpoints."""
 
@@ -135,26 +138,51 @@ def train_on(
             trainer = TRAINERS[cell.algorithm](
                 config, cell, pool, perception, domains, evaluation_domains
             )
-            facts = _train_from_checkpoint(trainer, folder, quiet)
+            facts = _train_from_checkpoint(trainer, run, quiet)
             save_policy(run, cell, trainer.policy, json.dumps(facts))
     return _finished(run, cell)
+
+
+def load_unfinished(
+    pool: WorkerPool, config: Config, run: RunDirectory, cell: Cell, perception: Perception
+) -> tuple[Policy, int]:
+    """Returns the policy of a cell's last checkpoint, and the decisions that it was trained for.
+
+    Raises:
+        MissingFileError: the cell has no checkpoint.
+        CorruptFileError, FingerprintError: as in `train_on`.
+    """
+    folder = run.agent(cell.id)
+    found = checkpoints_of(run, cell)
+    if not found:
+        raise MissingFileError(f"{cell.id} has no checkpoint in '{folder}'")
+    domains = training_domains(cell, suite_of(config))
+    trainer = TRAINERS[cell.algorithm](config, cell, pool, perception, domains)
+    trainer.load(found[-1], folder / STORE)
+    return trainer.policy, trainer.decisions
+
+
+def checkpoints_of(run: RunDirectory, cell: Cell) -> list[Path]:
+    """Returns the complete checkpoints of a cell that is being trained, oldest first."""
+    return sorted((run.agent(cell.id) / CHECKPOINTS).glob("[0-9]*.safetensors"))
 
 
 def _finished(run: RunDirectory, cell: Cell) -> dict[str, Any]:
     """Deletes what a finished cell needs no more, and returns its facts."""
     folder = run.agent(cell.id)
-    for leftover in ("checkpoints", STORE):
+    for leftover in (CHECKPOINTS, STORE):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     _, metadata = load_tensors(folder / POLICY_FILE)
     return json.loads(metadata["facts"])
 
 
-def _train_from_checkpoint(trainer: Trainer, folder: Path, quiet: bool) -> dict[str, Any]:
-    """Trains to the end with metrics and checkpoints in `folder`; returns the facts."""
-    checkpoints, store = folder / "checkpoints", folder / STORE
+def _train_from_checkpoint(trainer: Trainer, run: RunDirectory, quiet: bool) -> dict[str, Any]:
+    """Trains to the end with metrics and checkpoints in the cell's folder; returns the facts."""
+    folder = run.agent(trainer.cell.id)
+    checkpoints, store = folder / CHECKPOINTS, folder / STORE
     metrics = folder / "metrics.jsonl"
     agents = trainer.config.agents
-    found = _checkpoints(checkpoints)
+    found = checkpoints_of(run, trainer.cell)
     rows = trainer.load(found[-1], store) if found else 0
     _keep_rows(metrics, rows)
     saved = trainer.decisions
@@ -173,7 +201,7 @@ def _train_from_checkpoint(trainer: Trainer, folder: Path, quiet: bool) -> dict[
                 path = checkpoints / f"{trainer.decisions:012d}.safetensors"
                 trainer.save(path, store, rows=rows)
                 saved = trainer.decisions
-                _prune(checkpoints, store, trainer)
+                _prune(checkpoints_of(run, trainer.cell), store, trainer)
         trainer.rest()
         trainer.learn()
         trainer.launch()
@@ -183,14 +211,8 @@ def _train_from_checkpoint(trainer: Trainer, folder: Path, quiet: bool) -> dict[
     return trainer.facts()
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the complete checkpoints, oldest first."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
-
-
-def _prune(folder: Path, store: Path, trainer: Trainer) -> None:
+def _prune(found: Sequence[Path], store: Path, trainer: Trainer) -> None:
     """Deletes all checkpoints but the newest, and the files that none of these needs."""
-    found = _checkpoints(folder)
     for path in found[:-CHECKPOINTS_KEPT]:
         path.unlink()
     trainer.prune(store, int(found[-CHECKPOINTS_KEPT:][0].stem))
@@ -199,7 +221,7 @@ def _prune(folder: Path, store: Path, trainer: Trainer) -> None:
 def _keep_rows(path: Path, count: int) -> None:
     """Cuts a table of metrics to its first rows: those after the checkpoint will come again."""
     rows = read_jsonl(path, repair=True)[:count] if path.exists() else []
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
 
 
 def _write_rows(trainer: Trainer, path: Path) -> int:

@@ -4,6 +4,9 @@ A scored episode is a line of `scores.jsonl`. Every cell plays the same layouts,
 from `transfer.seed` and the Ray settings and never from the policy; nothing learns. The episodes of
 a cell in a domain are written at once, and a repeated command plays only what is not there: it
 finds a finished table after `kill -9` as well.
+
+A cell whose training has not ended is refused, or on request scored by its last checkpoint; such
+scores are tagged, and give way when the cell has been trained further.
 """
 
 from __future__ import annotations
@@ -13,21 +16,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agents.acting import Episode
 from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Policy
 from agents.pool import WorkerPool
-from benchmarks.scores import RANDOM_POLICY, EpisodeKey, Score, parse_scores
+from agents.training import checkpoints_of, load_unfinished
+from benchmarks.scores import RANDOM_POLICY, UNFINISHED, EpisodeKey, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.errors import DarlaError, DependencyError, MissingFileError
 from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
-from darla.storage import append_jsonl, read_jsonl
+from darla.storage import append_jsonl, read_jsonl, write_jsonl
 from envs import make_vector
 from envs.domains import ENCODER_OOD, Domain, Suite
 from envs.registry import suite_of
@@ -54,7 +58,23 @@ class Player(Protocol):
         ...
 
 
-Loader = Callable[[Cell], tuple[Policy, Perception]]
+@dataclass(frozen=True)
+class Contestant:
+    """What is scored.
+
+    Attributes:
+        policy: Acts; None is the uniform random policy.
+        perception: What it sees through; None for the random policy.
+        decisions: Decisions in D_S that it was trained for.
+    """
+
+    policy: Policy | None = None
+    perception: Perception | None = None
+    decisions: int = 0
+
+
+Loader = Callable[[Cell, Any], Contestant]
+"""Gives a cell's contestant; the second argument is what plays."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +112,27 @@ def exams_of(suite: Suite, episodes: int) -> list[Exam]:
 
 
 def score_transfer(
-    config: Config, run: RunDirectory, cells: Sequence[Cell], *, quiet: bool = False
+    config: Config,
+    run: RunDirectory,
+    cells: Sequence[Cell],
+    *,
+    suite: Suite | None = None,
+    allow_unfinished: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Scores trained cells, and the random policy if it is wanted, into `scores.jsonl`.
 
     Args:
         config: The experiment; `suite`, `environment`, `ray` and `transfer` are read.
         run: Its run directory.
-        cells: What to score; all of them must be trained to their end.
+        cells: What to score.
+        suite: Domains to score in, such as a protocol's; None: the run's own suite.
+        allow_unfinished: Score cells that are not trained to their end by their last checkpoint,
+            and leave out those that have none.
         quiet: Show no progress.
 
     Raises:
-        MissingFileError: Cells are not trained yet; the message names all of them.
+        MissingFileError: Cells are not trained to their end; the message names all of them.
         CorruptFileError: A line of `scores.jsonl` is damaged (a torn last line is repaired), or a
             policy is.
         FingerprintError: A policy was trained on another vision than the run holds.
@@ -116,11 +145,23 @@ def score_transfer(
         with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
             yield pool
 
-    def load(cell: Cell) -> tuple[Policy, Perception]:
-        policy = load_policy(run, cell)
-        return policy, perception_of(run, cell.perception, cell.seed)
+    def load(cell: Cell, pool: WorkerPool) -> Contestant:
+        perception = perception_of(run, cell.perception, cell.seed)
+        if _finished(run, cell):
+            return Contestant(load_policy(run, cell), perception, config.agents.decisions)
+        policy, decisions = load_unfinished(pool, config, run, cell, perception)
+        return Contestant(policy, perception, decisions)
 
-    score(config, run, cells, suite_of(config), load=load, players=workers, quiet=quiet)
+    score(
+        config,
+        run,
+        cells,
+        suite or suite_of(config),
+        load=load,
+        players=workers,
+        allow_unfinished=allow_unfinished,
+        quiet=quiet,
+    )
     sheet = run.path / "domains.png"
     if not sheet.exists():
         # A picture for the report; without OpenGL, which `factors` does without, there is none.
@@ -136,6 +177,7 @@ def score(
     *,
     load: Loader,
     players: Callable[[], AbstractContextManager[Player]],
+    allow_unfinished: bool = False,
     quiet: bool = False,
 ) -> None:
     """Scores cells on any suite; see `score_transfer`.
@@ -145,70 +187,104 @@ def score(
         run: Its run directory.
         cells: What to score.
         suite: Domains to score in.
-        load: Gives the policy of a cell and what it sees through.
+        load: Gives what is scored.
         players: Opens what plays; not called when there is nothing left to play.
+        allow_unfinished: As in `score_transfer`.
         quiet: Show no progress.
     """
     exams = exams_of(suite, config.transfer.episodes)
     done = _scored(run)
+    unfinished = [cell for cell in cells if not _finished(run, cell)]
+    if allow_unfinished:
+        cells = [cell for cell in cells if cell not in unfinished or checkpoints_of(run, cell)]
     contestants = [*cells, FLOOR] if config.transfer.random_policy else list(cells)
-    pending = {cell: [exam for exam in exams if _missing(cell, exam, done)] for cell in contestants}
+    pending = {
+        cell: [exam for exam in exams if _missing(cell, exam, suite, done)] for cell in contestants
+    }
     pending = {cell: own for cell, own in pending.items() if own}
-    _refuse_untrained(run, [cell for cell in pending if cell != FLOOR])
+    if not allow_unfinished:
+        _refuse(run, [cell for cell in unfinished if cell in pending])
     if not pending:
         return
     total = sum(exam.episodes for exam in exams) * len(contestants)
+    played = total - sum(exam.episodes for own in pending.values() for exam in own)
     with players() as player, Progress("transfer", total, "episodes", quiet=quiet) as progress:
-        progress.update(len(done))
+        progress.update(played)
         for cell, own in pending.items():
-            run.start(_stage(cell))
-            policy, perception = (None, None) if cell == FLOOR else load(cell)
+            stage = _stage(config, suite, cell)
+            run.start(stage)
+            contestant = Contestant() if cell == FLOOR else load(cell, player)
             for exam in own:
                 episodes = player.evaluate(
-                    policy,
-                    perception,
+                    contestant.policy,
+                    contestant.perception,
                     [exam.domain],
                     exam.episodes,
                     epsilon=config.transfer.epsilon,
                     seed=config.transfer.seed,
                 )
-                scores = _scores(config, suite, cell, exam, episodes)
+                tags = (*exam.tags, UNFINISHED) if cell in unfinished else exam.tags
+                scores = _scores(config, suite, cell, exam, contestant.decisions, tags, episodes)
                 new = [item for item in scores if item.key not in done]
                 append_jsonl(run.scores, [item.row() for item in new])
                 done |= {item.key for item in new}
-                progress.update(len(done), cell=cell.id)
-            parents = [] if cell == FLOOR else [run.agent(cell.id) / POLICY_FILE]
-            run.finish(_stage(cell), parents=parents, episodes=sum(exam.episodes for exam in exams))
+                played += exam.episodes
+                progress.update(played, cell=cell.id)
+            parents = [run.agent(cell.id) / POLICY_FILE] if _finished(run, cell) else []
+            run.finish(stage, parents=parents, episodes=sum(exam.episodes for exam in exams))
+
+
+def _finished(run: RunDirectory, cell: Cell) -> bool:
+    """Whether a cell is trained to its end."""
+    return (run.agent(cell.id) / POLICY_FILE).exists()
 
 
 def _scored(run: RunDirectory) -> set[EpisodeKey]:
-    """The keys of the episodes that are in the table; cuts off a torn last line."""
+    """The keys of the episodes that are in the table.
+
+    Cuts off a torn last line, and the scores of unfinished cells that were trained further since.
+    """
     if not run.scores.exists():
         return set()
-    rows = read_jsonl(run.scores, repair=True)
-    return {item.key for item in parse_scores(rows, str(run.scores))}
+    scores = parse_scores(read_jsonl(run.scores, repair=True), str(run.scores))
+    kept = [item for item in scores if not (UNFINISHED in item.tags and _outdated(run, item))]
+    if len(kept) < len(scores):
+        write_jsonl(run.scores, [item.row() for item in kept])
+    return {item.key for item in kept}
 
 
-def _missing(cell: Cell, exam: Exam, done: set[EpisodeKey]) -> bool:
+def _outdated(run: RunDirectory, item: Score) -> bool:
+    cell = Cell(item.algorithm, item.perception, item.seed)
+    newest = [int(path.stem) for path in checkpoints_of(run, cell)[-1:]]
+    return _finished(run, cell) or newest != [item.decisions]
+
+
+def _missing(cell: Cell, exam: Exam, suite: Suite, done: set[EpisodeKey]) -> bool:
     """Whether an episode of a cell in a domain is not in the table."""
-    name = (cell.algorithm, cell.perception, cell.seed, exam.domain.id)
+    where = (suite.name if exam.split == "target" else "", exam.domain.id)
+    name = (cell.algorithm, cell.perception, cell.seed, *where)
     return any((*name, number) not in done for number in range(exam.episodes))
 
 
-def _refuse_untrained(run: RunDirectory, cells: Sequence[Cell]) -> None:
-    untrained = [cell.id for cell in cells if not (run.agent(cell.id) / POLICY_FILE).exists()]
-    if untrained:
+def _refuse(run: RunDirectory, unfinished: Sequence[Cell]) -> None:
+    if unfinished:
         raise MissingFileError(
-            f"not trained to the end in '{run.path}': {', '.join(untrained)};"
-            " `darla train` with the same configuration goes on with them"
+            f"not trained to the end in '{run.path}': {', '.join(cell.id for cell in unfinished)};"
+            " `darla train` with the same configuration goes on with them, and --allow-unfinished "
+            "scores them as they are"
         )
 
 
 def _scores(
-    config: Config, suite: Suite, cell: Cell, exam: Exam, episodes: Sequence[Episode]
+    config: Config,
+    suite: Suite,
+    cell: Cell,
+    exam: Exam,
+    decisions: int,
+    tags: tuple[str, ...],
+    episodes: Sequence[Episode],
 ) -> list[Score]:
     """The table's lines for the episodes of a cell in a domain, numbered as they come."""
-    decisions = 0 if cell == FLOOR else config.agents.decisions
     for number, episode in enumerate(episodes):
         if not math.isfinite(episode.return_):
             raise DarlaError(
@@ -219,7 +295,7 @@ def _scores(
         Score(
             suite=suite.name,
             domain=exam.domain.id,
-            tags=exam.tags,
+            tags=tags,
             split=exam.split,
             algorithm=cell.algorithm,
             perception=cell.perception,
@@ -235,5 +311,6 @@ def _scores(
     ]
 
 
-def _stage(cell: Cell) -> str:
-    return "score/random" if cell == FLOOR else f"score/{cell.id}"
+def _stage(config: Config, suite: Suite, cell: Cell) -> str:
+    name = "random" if cell == FLOOR else cell.id
+    return f"score/{name}" if suite.name == config.suite else f"score/{suite.name}/{name}"

@@ -59,6 +59,34 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUITE",
+        help="Score on the targets of another suite with the same D_U and D_S.",
+        show_default=False,
+    ),
+]
+Fresh = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAG",
+        help="Score on targets of the protocol that are drawn by a release tag and a salt.",
+        show_default=False,
+    ),
+]
+SaltFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Holds the salt of --fresh.", show_default=False),
+]
+Unfinished = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unfinished",
+        help="Score cells that are not trained to their end by their last checkpoint, and mark "
+        "them.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app = typer.Typer(
@@ -208,9 +236,16 @@ def train_command(
         _print({cell.id: stages[f"train/{cell.id}"]["facts"] for cell in cells}, as_json)
 
 
-@_command(app, "transfer", "darla transfer lab-quick")
+@_command(app, "transfer", "darla transfer lab-quick --protocol lab-single")
 def transfer_command(
-    config: ConfigWord, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+    config: ConfigWord,
+    overrides: Overrides = None,
+    protocol: Protocol = None,
+    fresh: Fresh = None,
+    salt_file: SaltFile = None,
+    allow_unfinished: Unfinished = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Stage 3, transfer: zero-shot scores in D_T.
 
@@ -219,10 +254,67 @@ def transfer_command(
     from agents.cells import cells_of
 
     tree = _load(config, overrides)
+    suite = _suite_to_score(tree, protocol, fresh, salt_file)
     cells = cells_of(tree)
     with _opened(tree, create=False) as run:
         _check_machine(tree)
-        _answer(_transfer(run, cells, quiet), as_json)
+        results = _transfer(run, cells, quiet, suite=suite, allow_unfinished=allow_unfinished)
+        _answer(results if suite.name == tree.suite else results["protocols"][suite.name], as_json)
+
+
+@_command(app, "benchmark", "darla benchmark --tier dev")
+def benchmark_command(
+    overrides: Overrides = None,
+    tier: Annotated[str, typer.Option(metavar="TIER", help="smoke, dev or full.")] = ...,  # type: ignore[assignment]
+    world: Annotated[str, typer.Option(help="World of the domains.")] = "lab",
+    allow_unfinished: Unfinished = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Trains and scores all rows of the benchmark, and writes the report.
+
+    Cells are trained side by side, as many as there are CPUs for, and then scored on every
+    protocol; the same command again continues. With --allow-unfinished nothing is trained.
+    """
+    from benchmarks.tiers import get_tier
+
+    row = get_tier(tier, world)
+    trees = [_load(name, overrides) for name in row.configs]
+    for tree in trees:
+        results = run_benchmark(tree, row.protocols, quiet, allow_unfinished=allow_unfinished)
+        _answer(results, as_json)
+        _say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
+
+
+@_command(app, "fresh", "darla fresh --tag v0.1 --salt-file salt.txt")
+def fresh_command(
+    tag: Annotated[str, typer.Option(metavar="TAG", help="Release that will be evaluated.")] = ...,  # type: ignore[assignment]
+    salt_file: Annotated[
+        Path, typer.Option(metavar="FILE", help="Holds the salt, secret until the evaluation.")
+    ] = ...,  # type: ignore[assignment]
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="SUITE", help="List the targets, which ends their secrecy."),
+    ] = None,
+    plugin: Annotated[
+        str | None, typer.Option(help="As environment.plugin.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prints the digest that commits to fresh targets.
+
+    Publish the digest before the evaluation, the salt with it: `darla transfer CONFIG --protocol
+    lab-single --fresh TAG --salt-file FILE` then scores on targets that nobody could tune on.
+    """
+    from envs.protocols import commitment
+    from envs.registry import get_suite
+
+    salt = _read_salt(salt_file)
+    answer: dict[str, Any] = {"tag": tag, "digest": commitment(tag, salt)}
+    if protocol is not None:
+        drawn = _fresh(get_suite(protocol, plugin), tag, salt)
+        answer |= {"suite": drawn.name, "targets": [domain.id for domain in drawn.d_t]}
+    _print(answer, as_json)
 
 
 @_command(app, "submit", "darla submit lab runs=/shared/runs --address http://head:8265")
@@ -642,6 +734,43 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     return results
 
 
+def run_benchmark(
+    config: Config,
+    protocols: Sequence[str],
+    quiet: bool = True,
+    *,
+    allow_unfinished: bool = False,
+) -> dict[str, Any]:
+    """Does what is left of a run of the benchmark; returns the results.
+
+    Args:
+        config: The run.
+        protocols: Suites to score on.
+        quiet: Show no progress.
+        allow_unfinished: Score what there is, instead of training what is left.
+    """
+    from agents.cells import cells_of
+    from benchmarks.report import write_report
+    from darla.cluster import ray_session
+    from envs.registry import protocol_of
+
+    cells = cells_of(config)
+    suites = [protocol_of(config, name) for name in protocols]
+    _check_cells(cells, config)
+    _check_machine(config)
+    with _opened(config, create=not allow_unfinished) as run, ray_session(config.ray):
+        if not allow_unfinished:
+            _check_room(run)
+            _pretrain(run, quiet)
+            _train_side_by_side(run, cells, quiet)
+        for suite in suites:
+            results = _transfer(run, cells, quiet, suite=suite, allow_unfinished=allow_unfinished)
+        run.start("report")
+        write_report([run.path], run.report)
+        run.finish("report")
+    return results
+
+
 @contextmanager
 def _opened(config: Config, *, create: bool = True) -> Iterator[RunDirectory]:
     """Opens the run directory of a configuration and saves, whatever happens, the time used."""
@@ -717,12 +846,82 @@ def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
         _stage(run, f"train/{cell.id}", quiet, work, parents=parents)
 
 
-def _transfer(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> dict[str, Any]:
+def _train_side_by_side(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
+    """Trains what is left of the cells on Ray; raises for all that failed when none is left."""
+    from agents.parallel import train_parallel
+    from benchmarks.tiers import what_is_left
+    from darla import cli
+
+    _say(quiet, f"{run.config.name}: {what_is_left(run, cells)}")
+    left = [cell for cell in cells if not run.finished(f"train/{cell.id}")]
+    failed = train_parallel(run.config, run, left, cli.train_one, quiet=quiet)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunDirectoryError(
+            f"{len(failed)} of {len(left)} cells failed, repeat the command to continue them: "
+            f"{reasons}"
+        )
+
+
+def train_one(config: Config, cell: Cell) -> None:
+    """Trains one cell of a run that exists, in a task of its own."""
+    with _opened(config, create=False) as run:
+        _train(run, [cell], quiet=True)
+
+
+def _transfer(
+    run: RunDirectory,
+    cells: Sequence[Cell],
+    quiet: bool,
+    *,
+    suite: Suite | None = None,
+    allow_unfinished: bool = False,
+) -> dict[str, Any]:
+    """Scores on a suite, by default the run's own, and checks its targets for contamination."""
+    from benchmarks.contamination import check_contamination, verdict
     from benchmarks.results import write_results
     from benchmarks.transfer import score_transfer
+    from envs.registry import suite_of
 
-    score_transfer(run.config, run, cells, quiet=quiet)
+    suite = suite or suite_of(run.config)
+    score_transfer(
+        run.config, run, cells, suite=suite, allow_unfinished=allow_unfinished, quiet=quiet
+    )
+    found = check_contamination(run.config, run, cells, [suite])
+    _say(quiet, verdict(found, suite.name))
     return write_results(run)
+
+
+def _suite_to_score(
+    config: Config, protocol: str | None, fresh: str | None, salt_file: Path | None
+) -> Suite:
+    """Returns the suite that a run is scored on."""
+    from envs.registry import protocol_of
+
+    suite = protocol_of(config, protocol or config.suite)
+    if (fresh is None) != (salt_file is None):
+        raise ConfigError("--fresh TAG and --salt-file FILE go together")
+    if fresh is None or salt_file is None:
+        return suite
+    return _fresh(suite, fresh, _read_salt(salt_file))
+
+
+def _fresh(suite: Suite, tag: str, salt: str) -> Suite:
+    from envs.protocols import Protocol, fresh_targets
+
+    if not isinstance(suite, Protocol):
+        raise ConfigError(
+            f"suite '{suite.name}' is no table of shifts, from which targets could be drawn; "
+            "give --protocol, such as lab-single"
+        )
+    return fresh_targets(suite, tag, salt)
+
+
+def _read_salt(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the salt in '{path}': {error}") from error
 
 
 def _stage(

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from darla.config import RayConfig
 from darla.errors import DependencyError
 
+RESTARTS = 3
+"""How often a trial or training whose process or machine is lost is started again."""
+
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _ATTEMPTS = 3
 _PROBE_SECONDS = 5.0
@@ -135,6 +138,19 @@ def _probe(address: str) -> None:
     GcsClient(address=head)
 
 
+def reservation(config: RayConfig, cpus: float, gpus: float = 0.0) -> list[dict[str, float]]:
+    """Returns what work with workers of its own reserves: for its process, and for each worker.
+
+    Args:
+        config: number of workers, and of CPUs for each.
+        cpus: CPUs of the process.
+        gpus: GPUs of the process.
+    """
+    own = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    reserved = config.cpus_per_worker
+    return [own] + [{"CPU": reserved}] * (config.workers if reserved else 0)
+
+
 def refused(where: str) -> str:
     """Returns what to say when a cluster refuses the token, or there is none."""
     return (
@@ -144,5 +160,10 @@ def refused(where: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error of Ray's, whose messages run over pages."""
+    """Returns the first line of an error of Ray's, or of what a task raised.
+
+    Ray's own messages run over pages, and wrap that of the task.
+    """
+    cause = getattr(error, "cause", None)
+    error = cause if isinstance(cause, Exception) else error
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -66,7 +66,7 @@ class Progress:
             self._bar[0].stop()
             return
         verb = "done" if kind is None else "stopped"
-        took = f" in {_duration(time.monotonic() - self._began)}"
+        took = f" in {duration(time.monotonic() - self._began)}"
         self._say(f"{verb}, {self._state()}{took}{self._pace(left=False)}{self._figures}")
 
     def update(self, done: int, **figures: float | str) -> None:
@@ -106,7 +106,7 @@ class Progress:
         rate = done / seconds
         pace = f", {_figure(rate)}{self._unit}/s"
         if left and self._total:
-            pace += f", {_duration(max(0, self._total - self._done) / rate)} left"
+            pace += f", {duration(max(0, self._total - self._done) / rate)} left"
         return pace
 
     def _say(self, text: str) -> None:
@@ -131,8 +131,8 @@ def _figure(value: float | str) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
-    """Returns `4 s`, `3 min 5 s` or `2 h 7 min`."""
+def duration(seconds: float) -> str:
+    """Returns seconds in words: `4 s`, `3 min 5 s` or `2 h 7 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

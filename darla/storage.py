@@ -136,7 +136,7 @@ def append_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
         CorruptFileError: the table holds something else than JSON Lines in its last line but one.
     """
     path = Path(path)
-    lines = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows).encode()
+    lines = _lines(rows).encode()
     with _disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:
@@ -148,6 +148,15 @@ def append_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
             if written != len(lines):
                 raise OSError(None, "no space left on device")
             os.fsync(file.fileno())
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table whole, in place of the old one; rows as in `append_jsonl`.
+
+    Raises:
+        RunDirectoryError: no permission, no space, or a part of the path is not a folder.
+    """
+    write_text(path, _lines(rows))
 
 
 def read_jsonl(path: str | Path, repair: bool = False) -> list[dict[str, Any]]:
@@ -266,6 +275,10 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+
+
 def _plain(value: Any) -> Any:
     """Returns `value` in JSON's own types: NumPy as numbers and lists, NaN and infinity as null."""
     if isinstance(value, Mapping):
@@ -320,4 +333,6 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     """Returns the bytes of a contiguous tensor without copying them."""
     import torch
 
+    if not tensor.numel():  # its strides may be such as no view of bytes can have
+        return memoryview(b"")
     return tensor.reshape(-1).view(torch.uint8).numpy().data

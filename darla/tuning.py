@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from ray import tune
 
-from darla.cluster import first_line, ray_session
+from darla.cluster import RESTARTS, first_line, ray_session, reservation
 from darla.config import Config, load_config
 from darla.errors import ConfigError
 from darla.rundir import RunDirectory
@@ -31,9 +31,6 @@ from darla.storage import read_json
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
     from rich.table import Table
-
-RESTARTS = 3
-"""How often a trial whose process or machine is lost is started again."""
 
 SEED = "seed"
 _SEED_KEYS = ("frames.seed={}", "vision.seed={}", "agents.seeds=[{}]")
@@ -198,7 +195,7 @@ def sweep(
     }
     os.environ.update(_TUNE_SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    bundles = _bundles(shared, cpus, gpus)
+    bundles = reservation(shared.ray, cpus, gpus)
     with ray_session(shared.ray):
         needed = sum(bundle.get("CPU", 0.0) for bundle in bundles)
         there = ray.cluster_resources().get("CPU", 0.0)
@@ -226,20 +223,7 @@ def sweep(
             results = tuner.fit()
     shutil.rmtree(store, ignore_errors=True)
     errors = {name: results[index].error for index, name in enumerate(configs)}
-    return {name: _reason(error) for name, error in errors.items() if error is not None}
-
-
-def _bundles(config: Config, cpus: float, gpus: float) -> list[dict[str, float]]:
-    """Returns what Tune reserves for a trial: for its process, and for each of its workers."""
-    own = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    reserved = config.ray.cpus_per_worker
-    return [own] + [{"CPU": reserved}] * (config.ray.workers if reserved else 0)
-
-
-def _reason(error: Exception) -> str:
-    """Returns the first line of what a trial raised, without Ray's trace around it."""
-    cause = getattr(error, "cause", None)
-    return first_line(cause if isinstance(cause, Exception) else error)
+    return {name: first_line(error) for name, error in errors.items() if error is not None}
 
 
 def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:

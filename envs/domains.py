@@ -192,8 +192,8 @@ class Suite:
     def tags(self, domain: Domain) -> tuple[str, ...]:
         """Tags of a domain: `source`, or `target` with `policy-ood` or `encoder-ood`.
 
-        A target is `encoder-ood` as soon as one of its visible factor values occurs in no domain of
-        D_U.
+        A target is `encoder-ood` as soon as one of its visible factor values is not among those
+        `seen`.
         """
         tags: list[str] = []
         if domain in self.d_u:
@@ -201,15 +201,17 @@ class Suite:
         if domain in self.d_s:
             tags.append("source")
         if domain in self.d_t:
-            seen = {value for member in self.d_u for value in member.values}
-            seen |= {
-                value
+            known = all(
+                value in self.seen or not factor.visible
                 for value, factor in zip(domain.values, self.world.factors, strict=True)
-                if not factor.visible
-            }
-            known = seen.issuperset(domain.values)
+            )
             tags += ["target", POLICY_OOD if known else ENCODER_OOD]
         return tuple(tags)
+
+    @property
+    def seen(self) -> set[tuple[str, Value]]:
+        """The (factor, value) pairs that frames of D_U show."""
+        return {value for member in self.d_u for value in member.values}
 
     @property
     def domains(self) -> tuple[Domain, ...]:

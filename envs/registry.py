@@ -176,6 +176,27 @@ def suite_of(config: Config) -> Suite:
     return suite
 
 
+def protocol_of(config: Config, name: str) -> Suite:
+    """Returns the suite with this name, for a run that was trained on its own suite.
+
+    Raises:
+        DomainError: As `suite_of`, or its D_U or D_S are not those of the run's own suite.
+        ConfigError: As `suite_of`.
+    """
+    own = suite_of(config)
+    protocol = suite_of(config.model_copy(update={"suite": name}))
+    for label, ours, theirs in (
+        ("D_U", own.d_u, protocol.d_u),
+        ("D_S", own.d_s, protocol.d_s),
+    ):
+        if set(ours) != set(theirs):
+            raise DomainError(
+                f"suite '{name}' has another {label} than '{own.name}', on which this run is "
+                f"trained; a run of its own is scored on it: suite={name} name=..."
+            )
+    return protocol
+
+
 @functools.cache
 def _built_in() -> None:
     """Registers what comes with this package, then what installed packages announce."""

@@ -6,27 +6,14 @@ A suite says what the vision sees (D_U), where the policy learns (D_S) and is sc
 from __future__ import annotations
 
 from envs import deepmind_lab, make_lab_vector
-from envs.domains import Domain, Suite, product
+from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Suite, product
 from envs.lab import LAB
+from envs.protocols import Shift, make_protocol
 from envs.registry import Simulator
 
 _ROOMS_AND_PAIRS = product(LAB, room=("A", "B"), pair=("hat-can", "cake-balloon"))
 _TARGET = LAB.domain(room="B", pair="hat-can")
 _SOURCES = tuple(domain for domain in _ROOMS_AND_PAIRS if domain != _TARGET)
-
-#: One encoder-ood shift at a time, away from the values that every domain of D_U shares.
-_SHIFTS: tuple[dict[str, str | float], ...] = (
-    {"walls": "grey"},
-    {"walls": "purple"},
-    {"floor": "grey"},
-    {"floor": "brown"},
-    {"objects": "pastel"},
-    {"light": 0.6},
-    {"light": 1.25},
-    {"height": 0.8},
-    {"pitch": 14.0},
-    {"fov": 85.0},
-)
 
 
 def _other_target(target: Domain) -> Suite:
@@ -42,15 +29,41 @@ def _other_target(target: Domain) -> Suite:
     )
 
 
+LAB_PAPER = Suite(
+    "lab",
+    "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
+    LAB,
+    d_u=_ROOMS_AND_PAIRS,
+    d_s=_SOURCES,
+    d_t=(_TARGET,),
+)
+
+# Room B has red walls and a blue floor, room A green walls and an orange floor.
+#       factor     tag          published values             fresh targets draw from
+LAB_SINGLE = (
+    Shift("walls", POLICY_OOD, ("green",)),
+    Shift("floor", POLICY_OOD, ("orange",)),
+    Shift("walls", ENCODER_OOD, ("grey", "purple", "teal")),
+    Shift("floor", ENCODER_OOD, ("grey", "brown", "olive")),
+    Shift("objects", ENCODER_OOD, ("pastel",)),
+    Shift("light", ENCODER_OOD, (0.4, 0.6, 0.8, 1.25, 1.5), ((0.4, 0.8), (1.2, 1.5))),
+    Shift("height", ENCODER_OOD, (0.3, 0.65, 0.8, 1.1), ((0.2, 0.35), (0.65, 1.2))),
+    Shift("pitch", ENCODER_OOD, (-5.0, 0.0, 14.0, 20.0), ((-8.0, 2.0), (12.0, 22.0))),
+    Shift("fov", ENCODER_OOD, (50.0, 85.0, 100.0), ((45.0, 60.0), (80.0, 105.0))),
+)
+LAB_PAIRS = (
+    Shift("walls", ENCODER_OOD, ("purple",), ("grey", "teal")),
+    Shift("floor", ENCODER_OOD, ("brown",), ("grey", "olive")),
+    Shift("objects", ENCODER_OOD, ("pastel",), ("pastel",)),
+    Shift("light", ENCODER_OOD, (0.6,), ((0.4, 0.8), (1.2, 1.5))),
+    Shift("height", ENCODER_OOD, (0.8,), ((0.2, 0.35), (0.65, 1.2))),
+    Shift("pitch", ENCODER_OOD, (14.0,), ((-8.0, 2.0), (12.0, 22.0))),
+    Shift("fov", ENCODER_OOD, (85.0,), ((45.0, 60.0), (80.0, 105.0))),
+)
+_START = LAB.domain(room="B", pair="cake-balloon")
+
 LAB_SUITES = (
-    Suite(
-        "lab",
-        "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
-        LAB,
-        d_u=_ROOMS_AND_PAIRS,
-        d_s=_SOURCES,
-        d_t=(_TARGET,),
-    ),
+    LAB_PAPER,
     Suite(
         "lab-minimal",
         "the same, but the vision too never saw hats and cans in room B",
@@ -59,16 +72,20 @@ LAB_SUITES = (
         d_s=_SOURCES,
         d_t=(_TARGET,),
     ),
-    Suite(
-        "lab-looks",
-        "the paper's target and, one at a time, looks that the encoder never saw",
-        LAB,
-        d_u=_ROOMS_AND_PAIRS,
-        d_s=_SOURCES,
-        d_t=(
-            _TARGET,
-            *(LAB.domain(room="B", pair="cake-balloon", **shift) for shift in _SHIFTS),
-        ),
+    make_protocol(
+        "lab-single",
+        "cakes and balloons in room B, a source, with one factor moved",
+        LAB_PAPER,
+        _START,
+        LAB_SINGLE,
+    ),
+    make_protocol(
+        "lab-pairs",
+        "cakes and balloons in room B, a source, with two factors moved at once",
+        LAB_PAPER,
+        _START,
+        LAB_PAIRS,
+        together=2,
     ),
     *(_other_target(domain) for domain in _SOURCES),
 )

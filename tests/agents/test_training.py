@@ -10,9 +10,9 @@ import ray
 from agents.algorithms import load_policy
 from agents.cells import Cell
 from agents.dqn import DQNTrainer
-from agents.training import train_on
+from agents.training import checkpoints_of, load_unfinished, train_on
 from darla.config import DQNConfig
-from darla.errors import ConfigError, CorruptFileError, FingerprintError
+from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors
 from tests.agents.toy_training import (
@@ -194,3 +194,20 @@ def test_a_replay_smaller_than_a_chunk_is_refused(toy_pool, tmp_path):
     config = toy_config(tmp_path, dqn=DQNConfig(replay=50))
     with pytest.raises(ConfigError, match="agents.dqn.replay is 50, but the workers send 56"):
         train_toy(config, toy_pool)
+
+
+def test_an_unfinished_cell_acts_as_its_last_checkpoint(toy_pool, tmp_path, monkeypatch):
+    config = toy_config(tmp_path)
+    run, perception = RunDirectory.open(config), toy_perception()
+    with pytest.raises(MissingFileError, match="dqn-factors-s0 has no checkpoint"):
+        load_unfinished(toy_pool, config, run, CELL, perception)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt(patch, 20)
+        train_toy(config, toy_pool)
+    newest = checkpoints_of(run, CELL)[-1]
+    policy, decisions = load_unfinished(toy_pool, config, run, CELL, perception)
+    assert decisions == int(newest.stem) < config.agents.decisions
+    saved = load_tensors(newest)[0]["learner.online"]
+    assert policy.network.weights().tobytes() == saved.numpy().tobytes()
+    (episode,) = toy_pool.evaluate(policy, perception, DOMAINS, 1, epsilon=0.0, seed=1)
+    assert episode.return_ in (-1.0, 1.0)

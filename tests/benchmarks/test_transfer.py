@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +15,22 @@ from agents.cells import Cell
 from agents.dqn import QPolicy
 from agents.networks import QNetwork
 from agents.pool import WorkerPool
+from agents.training import checkpoints_of
 from benchmarks import transfer
-from benchmarks.scores import RANDOM_POLICY, read_scores
+from benchmarks.results import write_results
+from benchmarks.scores import RANDOM_POLICY, UNFINISHED, by_protocol, read_scores
 from darla.cluster import ray_session
 from darla.config import Config, RayConfig, TransferConfig
 from darla.errors import CorruptFileError, DarlaError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import write_bytes
+from envs.domains import Suite
 from envs.registry import get_suite
 from tests.toys import Catch, toy_perception
 
-SUITE = get_suite("lab-looks")
+SUITE = get_suite("lab-single")
+PAPER = get_suite("lab")
+ROWS = 12 + 10 + 23
 CELLS = [Cell("dqn", "darla", 0), Cell("dqn", "pixels", 0)]
 
 
@@ -63,16 +70,34 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def score(run: RunDirectory, player: FakePlayer, cells: Sequence[Cell] = CELLS) -> None:
+def score(
+    run: RunDirectory,
+    player: FakePlayer,
+    cells: Sequence[Cell] = CELLS,
+    *,
+    suite: Suite = SUITE,
+    allow_unfinished: bool = False,
+) -> None:
+    """Scores; a finished policy is said to have learned for 120,000 decisions."""
+
+    def load(cell: Cell, _: object) -> transfer.Contestant:
+        left = [int(path.stem) for path in checkpoints_of(run, cell)[-1:]]
+        return transfer.Contestant(cell.id, None, *(left or [120_000]))
+
     transfer.score(
         run.config,
         run,
         cells,
-        SUITE,
-        load=lambda cell: (cell.id, None),
+        suite,
+        load=load,
         players=player.open,
+        allow_unfinished=allow_unfinished,
         quiet=True,
     )
+
+
+def checkpoint(run: RunDirectory, cell: Cell, decisions: int) -> None:
+    write_bytes(run.agent(cell.id) / "checkpoints" / f"{decisions:012d}.safetensors", b"x")
 
 
 def test_each_kind_of_domain_gets_its_episodes() -> None:
@@ -81,7 +106,7 @@ def test_each_kind_of_domain_gets_its_episodes() -> None:
     for exam in exams:
         kind = "encoder-ood" if "encoder-ood" in exam.tags else exam.split
         by_kind.setdefault(kind, []).append(exam.episodes)
-    assert by_kind == {"source": [4, 4, 4], "target": [10], "encoder-ood": [1] * 10}
+    assert by_kind == {"source": [4, 4, 4], "target": [5, 5], "encoder-ood": [1] * 23}
     assert [exam.domain for exam in exams] == [*SUITE.d_s, *SUITE.d_t]
 
 
@@ -89,7 +114,7 @@ def test_rows_say_who_played_where(run: RunDirectory) -> None:
     player = FakePlayer()
     score(run, player)
     scores = read_scores(run)
-    assert len(scores) == 3 * (12 + 10 + 10)
+    assert len(scores) == 3 * ROWS
     assert {(s.algorithm, s.perception, s.seed) for s in scores} == {
         ("dqn", "darla", 0),
         ("dqn", "pixels", 0),
@@ -101,7 +126,7 @@ def test_rows_say_who_played_where(run: RunDirectory) -> None:
         assert item.split == ("source" if "source" in item.tags else "target")
         assert item.layout_seed == (10_000, item.episode % 4, item.episode // 4)
         assert item.frames == (0 if item.algorithm == RANDOM_POLICY else 120_000 * 12)
-        assert (item.suite, item.length) == ("lab-looks", 7)
+        assert (item.suite, item.length) == ("lab-single", 7)
     assert {call[0] for call in player.calls} == {"dqn-darla-s0", "dqn-pixels-s0", None}
     assert {call[3:] for call in player.calls} == {(TransferConfig().epsilon, 10_000)}
     assert all(
@@ -148,7 +173,7 @@ def test_a_new_cell_is_added_to_the_table(run: RunDirectory) -> None:
     before = run.scores.read_text()
     score(run, FakePlayer(), CELLS)
     assert run.scores.read_text().startswith(before)
-    assert len(read_scores(run)) == 3 * 32
+    assert len(read_scores(run)) == 3 * ROWS
 
 
 def test_a_corrupt_line_is_named_and_nothing_is_lost(run: RunDirectory) -> None:
@@ -189,6 +214,76 @@ def test_untrained_cells_are_refused_in_one_line(run: RunDirectory) -> None:
     assert not run.scores.exists()
 
 
+def test_protocols_share_the_sources_and_are_never_mixed(run: RunDirectory) -> None:
+    score(run, FakePlayer(), suite=PAPER)
+    again = FakePlayer()
+    score(run, again)
+    assert not {call[1] for call in again.calls} & {domain.id for domain in PAPER.d_s}
+    assert len(read_scores(run)) == 3 * (ROWS + 10)
+    parts = by_protocol(read_scores(run))
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "lab": 3 * 22,
+        "lab-single": 3 * ROWS,
+    }
+    results = write_results(run)
+    assert results["suite"] == "lab-single" and list(results["protocols"]) == ["lab"]
+    (paper,) = results["protocols"].values()
+    assert [
+        entry["domain"] for entry in paper["rows"][0]["domains"] if entry["group"] != "source"
+    ] == ["lab/B/hat-can"]
+    csv = run.results_csv.read_text().splitlines()
+    assert sum(line.startswith("lab,dqn,darla,target,,") for line in csv) == 1
+    assert sum(line.startswith("lab-single,dqn,darla,target,,") for line in csv) == 1
+
+
+def test_a_domain_of_two_protocols_is_scored_for_each(run: RunDirectory) -> None:
+    score(run, FakePlayer())
+    twin = dataclasses.replace(SUITE, name="lab-single@v1")
+    again = FakePlayer()
+    score(run, again, suite=twin)
+    assert {call[1] for call in again.calls} == {domain.id for domain in SUITE.d_t}
+    assert len(by_protocol(read_scores(run))["lab-single@v1"]) == 3 * ROWS
+
+
+def test_an_unfinished_cell_is_refused_unless_told_and_marked(run: RunDirectory) -> None:
+    begun, nothing = Cell("dqn", "darla", 1), Cell("dqn", "darla", 2)
+    cells = [*CELLS, begun, nothing]
+    checkpoint(run, begun, 4000)
+    with pytest.raises(MissingFileError, match="dqn-darla-s1, dqn-darla-s2; .*--allow-unfinished"):
+        score(run, FakePlayer(), cells)
+    score(run, FakePlayer(), cells, allow_unfinished=True)
+    marked = [item for item in read_scores(run) if UNFINISHED in item.tags]
+    assert len(marked) == ROWS
+    assert {(item.seed, item.decisions, item.frames) for item in marked} == {(1, 4000, 48_000)}
+    results = write_results(run)
+    darla = results["rows"][0]
+    assert darla["label"] == "DARLA (unfinished)" and darla["seeds"] == [0, 1]
+    assert "dqn on darla: seed(s) [1] were scored before their training ended." in results["notes"]
+    assert results["rows"][1]["label"] == "pixels, end to end"
+
+
+def test_scores_of_an_unfinished_cell_give_way_when_it_is_trained_further(run) -> None:
+    begun = Cell("dqn", "darla", 1)
+
+    def decisions() -> set[int]:
+        return {item.decisions for item in read_scores(run) if item.seed == 1}
+
+    checkpoint(run, begun, 4000)
+    score(run, FakePlayer(), [*CELLS, begun], allow_unfinished=True)
+    again = FakePlayer()
+    score(run, again, [*CELLS, begun], allow_unfinished=True)
+    assert again.calls == [] and decisions() == {4000}
+    checkpoint(run, begun, 8000)
+    score(run, again, [*CELLS, begun], allow_unfinished=True)
+    assert {call[0] for call in again.calls} == {begun.id} and decisions() == {8000}
+    write_bytes(run.agent(begun.id) / POLICY_FILE, b"weights")
+    shutil.rmtree(run.agent(begun.id) / "checkpoints")
+    score(run, FakePlayer(), [*CELLS, begun])
+    assert decisions() == {120_000}
+    assert not any(UNFINISHED in item.tags for item in read_scores(run))
+    assert len(read_scores(run)) == 4 * ROWS
+
+
 @pytest.mark.timeout(300)
 def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> None:
     ray_config = RayConfig(workers=2, envs_per_worker=3)
@@ -199,14 +294,14 @@ def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> 
         with ray_session(ray_config), WorkerPool(ray_config, Catch) as pool:
             yield pool
 
-    def load(cell: Cell) -> tuple[QPolicy, object]:
+    def load(cell: Cell, _: object) -> transfer.Contestant:
         generator = torch.Generator().manual_seed(CELLS.index(cell))
         network = QNetwork(perception.shape, 3, (8,), generator)
-        return QPolicy(network, perception.fingerprint), perception
+        return transfer.Contestant(QPolicy(network, perception.fingerprint), perception, 1)
 
     transfer.score(run.config, run, CELLS, SUITE, load=load, players=workers, quiet=True)
     scores = read_scores(run)
-    assert len(scores) == 3 * 32
+    assert len(scores) == 3 * ROWS
     layouts = {}
     for item in scores:
         assert item.value in (-1.0, 1.0)

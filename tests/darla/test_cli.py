@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -23,6 +24,8 @@ COMMANDS = (
     "train",
     "transfer",
     "shapes",
+    "benchmark",
+    "fresh",
     "report",
     "replay",
     "domains",
@@ -83,18 +86,25 @@ class Stages:
         write_text(run.agent(cell.id) / "policy.safetensors", "weights")
         return {"decisions": config.agents.decisions}
 
-    def score_transfer(self, config, run, cells, *, quiet: bool) -> None:
+    def score_transfer(self, config, run, cells, *, suite, allow_unfinished, quiet: bool) -> None:
         missing = [c.id for c in cells if not (run.agent(c.id) / "policy.safetensors").exists()]
-        if missing:
+        if missing and not allow_unfinished:
             raise MissingFileError(f"not trained yet: {', '.join(missing)}")
-        self._do("transfer")
+        self._do("transfer" if suite.name == config.suite else suite.name)
         if not run.scores.exists():
             append_jsonl(run.scores, [{"cell": cell.id} for cell in cells])
+
+    def check_contamination(self, config, run, cells, suites) -> None:
+        self.checked = [suite.name for suite in suites]
+
+    def verdict(self, found: None, suite: str) -> str:
+        return f"contamination of {suite}: none"
 
     def write_results(self, run: RunDirectory) -> dict[str, int]:
         results = {"episodes": len(read_jsonl(run.scores))}
         write_json(run.results_json, results)
-        return results
+        protocols = [name for name in self.done if name.startswith("lab-")]
+        return results | ({"protocols": dict.fromkeys(protocols, results)} if protocols else {})
 
     def write_report(self, runs: list[Path], output: Path) -> None:
         write_text(output, f"<html>{len(runs)}</html>")
@@ -114,6 +124,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "darla.vision.pretrain": ("train_vision",),
         "agents.training": ("train_cell",),
         "benchmarks.transfer": ("score_transfer",),
+        "benchmarks.contamination": ("check_contamination", "verdict"),
         "benchmarks.results": ("write_results",),
         "benchmarks.tables": ("terminal_table", "markdown_table"),
         "benchmarks.report": ("write_report",),
@@ -128,6 +139,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     return fakes
 
 
+SALT = "0123456789abcdef\n"
 ALL = ["frames", "vision", *(f"dqn-{p}-s{s}" for p in ("darla", "factors") for s in (0, 1))]
 
 
@@ -216,8 +228,10 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_every_example_is_valid(config, stages, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "diagnose", lambda: [])
     (config.parent / "configs").mkdir()
-    for name in ("lab-quick", "shapes-beta4"):
+    for name in ("lab-quick", "benchmark-dev", "shapes-beta4"):
         (config.parent / "configs" / f"{name}.yaml").write_text(f"name: {name}\n")
+    (config.parent / "salt.txt").write_text(SALT)
+    monkeypatch.setattr(cli, "_train_side_by_side", cli._train)
     darla("run", "lab-quick")
     for command in COMMANDS:
         darla(*command.split(), "--help")
@@ -275,6 +289,64 @@ def test_the_stages_one_by_one_are_the_run(config, stages, capsys):
     assert darla("train", config, "--quiet") == 0
     assert darla("transfer", config) == 0
     assert stages.done == [*ALL, "transfer"]
+
+
+def test_a_run_is_scored_on_another_protocol(config, stages, capsys):
+    darla("run", config)
+    stages.done.clear()
+    assert darla("transfer", config, "--protocol", "lab-single", "--json") == 0
+    out, err = capsys.readouterr()
+    assert stages.done == stages.checked == ["lab-single"]
+    assert "contamination of lab-single: none" in err
+    Path("salt").write_text(SALT)
+    words = ("--protocol", "lab-pairs", "--fresh", "v1", "--salt-file", "salt")
+    assert darla("transfer", config, *words) == 0
+    assert stages.done[1].startswith("lab-pairs@v1-")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--protocol", "lab-singel"), "did you mean 'lab-single'"),
+        (("--protocol", "lab-minimal"), "'lab-minimal' has another D_U than 'lab'"),
+        (("--fresh", "v1"), "--fresh TAG and --salt-file FILE go together"),
+        (("--fresh", "v1", "--salt-file", "none"), "cannot read the salt in 'none'"),
+        (("--fresh", "v1", "--salt-file", "salt"), "suite 'lab' is no table of shifts"),
+        (
+            ("--protocol", "lab-single", "--fresh", "v1", "--salt-file", "short"),
+            "the salt has 5 characters",
+        ),
+    ],
+)
+def test_a_protocol_that_cannot_be_scored_is_refused(config, stages, words, message, capsys):
+    darla("run", config)
+    stages.done.clear()
+    Path("salt").write_text(SALT)
+    Path("short").write_text("12345")
+    assert darla("transfer", config, *words) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.splitlines()[-1].startswith("darla: ")
+    assert stages.done == []
+
+
+def test_fresh_targets_are_committed_to_before_they_are_listed(tmp_path, capsys):
+    path = tmp_path / "salt"
+    path.write_text(SALT)
+    words = ("fresh", "--tag", "v0.1", "--salt-file", path, "--json")
+    assert darla(*words) == 0
+    digest = hashlib.sha256(f"v0.1\0{SALT.strip()}".encode()).hexdigest()
+    assert json.loads(capsys.readouterr().out) == {"tag": "v0.1", "digest": digest}
+    assert darla(*words, "--protocol", "lab-single") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["suite"] == f"lab-single@v0.1-{digest[:8]}"
+    assert "lab/B/cake-balloon/light=0.489" in answer["targets"]
+
+
+def test_unfinished_cells_are_scored_when_told(config, stages, capsys):
+    darla("pretrain", config)
+    assert darla("transfer", config) == 2
+    assert darla("transfer", config, "--allow-unfinished") == 0
+    assert stages.done[-1] == "transfer"
 
 
 def test_train_can_be_narrowed_to_cells(config, stages, capsys):

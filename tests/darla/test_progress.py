@@ -89,7 +89,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 
 def test_durations_read_well():
-    assert [progress._duration(s) for s in (0.4, 59, 60, 3599.6, 7620)] == [
+    assert [progress.duration(s) for s in (0.4, 59, 60, 3599.6, 7620)] == [
         "0 s",
         "59 s",
         "1 min 0 s",

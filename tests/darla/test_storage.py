@@ -159,6 +159,11 @@ def test_tensors_go_to_the_disk_and_back(tmp_path: Path):
         assert torch.equal(loaded[name], expected)
 
 
+def test_an_empty_array_of_any_strides_goes_to_the_disk(tmp_path: Path):
+    save_tensors(tmp_path / "x", {"none": torch.empty_strided((0,), (0,))})
+    assert load_tensors(tmp_path / "x")[0]["none"].shape == (0,)
+
+
 def test_tensors_may_be_read_by_whom_other_files_may(tmp_path: Path):
     write_bytes(tmp_path / "bytes", b"x")
     save_tensors(tmp_path / "tensors", {"x": torch.zeros(1)}, {})

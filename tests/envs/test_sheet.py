@@ -15,9 +15,9 @@ from envs.sheet import draw_sheet, views_of
 
 
 def test_the_sheet_has_a_row_per_domain(tmp_path: Path) -> None:
-    config = Config(name="x", suite="lab-looks")
+    config = Config(name="x", suite="lab-single")
     tags = draw_sheet(config, tmp_path / "sheet.png")
-    assert list(tags) == [domain.id for domain in get_suite("lab-looks").domains]
+    assert list(tags) == [domain.id for domain in get_suite("lab-single").domains]
     assert "encoder-ood" in tags["lab/B/cake-balloon/light=0.6"]
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
@@ -28,7 +28,7 @@ def test_a_change_of_any_factor_changes_the_picture() -> None:
     config = Config(name="x")
     means = {
         domain.id: views_of(config, domain, 2).astype(int)
-        for domain in get_suite("lab-looks").domains
+        for domain in get_suite("lab-single").domains
     }
     names = list(means)
     for i, one in enumerate(names):

@@ -32,16 +32,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         """Refuses what could never be trained, before anything is."""
-        if self.algorithm == "unreal" and self.perception != "pixels":
-            raise ConfigError(
-                f"unreal learns from frames, not on perception '{self.perception}'; give it a run "
-                "of its own with agents.algorithms=[unreal] agents.perceptions=[pixels]"
-            )
-        if self.algorithm == "ec" and self.perception in ("fine-tuned", "pixels+augmentation"):
-            raise ConfigError(
-                f"ec has no gradients, which perception '{self.perception}' is about; give it a "
-                "run of its own with agents.algorithms=[ec] and other agents.perceptions"
-            )
+        refused = _refusal(self.algorithm, self.perception)
+        if refused:
+            raise ConfigError(refused)
 
     @property
     def id(self) -> str:
@@ -54,9 +47,37 @@ class Cell:
 
 
 def cells_of(config: Config) -> list[Cell]:
-    """Returns every cell of the configuration, seeds innermost; errors as in `Cell`."""
+    """Returns every cell of the configuration, seeds innermost.
+
+    A perception that an algorithm cannot learn on is left out for it, where the algorithm learns on
+    another one and another algorithm on the perception.
+
+    Raises:
+        ConfigError: nothing can be trained of an algorithm or a perception.
+    """
     agents = config.agents
-    return [Cell(*names) for names in product(agents.algorithms, agents.perceptions, agents.seeds)]
+    pairs = list(product(agents.algorithms, agents.perceptions))
+    possible = [pair for pair in pairs if not _refusal(*pair)]
+    algorithms, perceptions = ({pair[place] for pair in possible} for place in (0, 1))
+    for algorithm, perception in pairs:
+        if algorithm not in algorithms or perception not in perceptions:
+            raise ConfigError(_refusal(algorithm, perception))
+    return [Cell(*pair, seed) for pair, seed in product(possible, agents.seeds)]
+
+
+def _refusal(algorithm: str, perception: str) -> str | None:
+    """Returns why an algorithm cannot learn on a perception, or None."""
+    if algorithm == "unreal" and perception != "pixels":
+        return (
+            f"unreal learns from frames, not on perception '{perception}'; it needs pixels among "
+            "agents.perceptions"
+        )
+    if algorithm == "ec" and perception in ("fine-tuned", "pixels+augmentation"):
+        return (
+            f"ec has no gradients, which perception '{perception}' is about; it needs dqn or a3c "
+            "among agents.algorithms"
+        )
+    return None
 
 
 def training_domains(cell: Cell, suite: Suite) -> tuple[Domain, ...]:

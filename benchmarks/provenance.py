@@ -97,12 +97,13 @@ def digests_of(run: RunDirectory, status: Mapping[str, Any]) -> list[tuple[str, 
 def replays_of(
     run: RunDirectory, row: Mapping[str, Any], scores: Sequence[Score], page: Path
 ) -> list[Replay]:
-    """The worst and the best target episode of a row of results, with links from the page."""
+    """The worst and best target episode, in the own suite, of a row of results, with links."""
     own = [
         score
         for score in scores
         if (score.algorithm, score.perception) == (row["algorithm"], row["perception"])
         and score.split == "target"
+        and score.suite == run.config.suite
     ]
     if not own:
         return []

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agents.cells import Cell
     from darla.config import Config
     from darla.rundir import RunDirectory
+    from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _PR_SET_PDEATHSIG = 1

@@ -27,6 +27,20 @@ def test_what_needs_gradients_is_refused_for_ec_before_anything_is_trained(perce
         cells_of(Config(name="x", agents=agents))
 
 
+def test_what_one_algorithm_cannot_do_is_left_out_where_another_can():
+    agents = AgentsConfig(
+        algorithms=("dqn", "ec", "unreal"), perceptions=("darla", "fine-tuned", "pixels")
+    )
+    assert [cell.id for cell in cells_of(Config(name="x", agents=agents))] == [
+        *("dqn-darla-s0", "dqn-fine-tuned-s0", "dqn-pixels-s0"),
+        *("ec-darla-s0", "ec-pixels-s0"),
+        "unreal-pixels-s0",
+    ]
+    alone = AgentsConfig(algorithms=("dqn", "unreal"), perceptions=("darla",))
+    with pytest.raises(ConfigError, match="unreal learns from frames, not on perception 'darla'"):
+        cells_of(Config(name="x", agents=alone))
+
+
 def test_a_cell_learns_in_d_s_and_with_domain_randomisation_in_d_u():
     suite = get_suite("lab")
     for perception in ("darla", "pixels", "pixels+augmentation", "fine-tuned"):

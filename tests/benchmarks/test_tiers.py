@@ -40,22 +40,22 @@ def test_a_tier_that_is_not_there_is_refused() -> None:
 
 
 def test_what_is_left_is_estimated_from_cells_alike(tmp_path: Path, monkeypatch) -> None:
-    config = load_config("benchmark-dev", [f"runs={tmp_path}", "agents.seeds=[0,1]"])
+    words = ["agents.algorithms=[dqn,ec]", "agents.perceptions=[darla,pixels,factors,random]"]
+    config = load_config("benchmark-dev", [f"runs={tmp_path}", "agents.seeds=[0,1]", *words])
     run, cells = RunDirectory.open(config), cells_of(config)
     assert what_is_left(run, cells) == (
-        "24 of 24 cells left to train; how long that takes is known when the first is finished"
+        "16 of 16 cells left to train; how long that takes is known when the first is finished"
     )
     took = {"dqn-darla-s0": 100.0, "dqn-pixels-s0": 300.0}
     stages = {f"train/{name}": {"finished": "now", "seconds": s} for name, s in took.items()}
     stages["train/ec-darla-s0"] = {"finished": None, "seconds": 7.0}
     monkeypatch.setattr(run, "status", lambda: {"stages": stages})
-    # dqn: 100 on darla, 300 on pixels, 200 on the 4 others; ec and a3c: 16 cells of 200.
-    seconds = 100 + 300 + 4 * 200 + 16 * 200
+    # DQN: 100 s on darla, 300 s on pixels, 200 s for each of the 4 others; EC: 200 s for each of 8.
     assert what_is_left(run, cells) == (
-        f"22 of 24 cells left to train; 1 h {(seconds - 3600) // 60} min one after another"
+        f"14 of 16 cells left to train; {(100 + 300 + 12 * 200) // 60} min 40 s one after another"
     )
     stages |= {f"train/{cell.id}": {"finished": "now", "seconds": 1.0} for cell in cells}
-    assert what_is_left(run, cells) == "all 24 cells are trained"
+    assert what_is_left(run, cells) == "all 16 cells are trained"
 
 
 @pytest.mark.timeout(300)
@@ -81,4 +81,4 @@ def test_the_smallest_tier_from_end_to_end(tmp_path: Path) -> None:
     assert list(read_json(run.path / "contamination.json")["targets"]) == list(protocols)
     results = json.loads(done.stdout)
     assert results["suite"] == "lab" and list(results["protocols"]) == list(protocols[1:])
-    assert run.report.exists() and "4 of 4 cells left to train" in done.stderr
+    assert run.report.exists() and "2 of 2 cells left to train" in done.stderr

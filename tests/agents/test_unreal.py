@@ -1,3 +1,4 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from agents.unreal import (
 from agents.worker import Worker
 from darla.config import AgentsConfig, Config, RayConfig, UnrealConfig
 from darla.errors import ConfigError
-from tests.agents.test_a3c import continue_after
+from tests.agents.test_a3c import Quiz, continue_after
 from tests.agents.test_training import metrics, weights
 from tests.agents.toy_training import toy_config, train_toy
 from tests.toys import Catch, toy_perception
@@ -191,11 +192,10 @@ def test_a_restored_worker_goes_on_with_the_same_bits(lstm):
 # -- training --------------------------------------------------------------------------------------
 
 
-def unreal_config(runs, decisions=900, *, evaluation_episodes=10, evaluate_every=400, **settings):
+def unreal_config(runs, decisions=900, *, evaluation_episodes=10, **settings):
     base = {"hidden": (64,), "learning_rate": 0.003, "n_step": 5, "discount": 0.97, "replay": 400}
     unreal = UnrealConfig(**{**base, **settings})
-    evaluation = {"evaluation_episodes": evaluation_episodes, "evaluate_every": evaluate_every}
-    return toy_config(runs, decisions, unreal=unreal, **evaluation)
+    return toy_config(runs, decisions, unreal=unreal, evaluation_episodes=evaluation_episodes)
 
 
 def trained(config, pool):
@@ -209,9 +209,30 @@ def lone_pool(cluster):
         yield pool
 
 
-def test_unreal_learns_to_catch_from_pixels(lone_pool, tmp_path):
-    config = unreal_config(tmp_path, 12_000, evaluation_episodes=60, evaluate_every=12_000)
-    assert trained(config, lone_pool)["source_return"] > 0.3, "chance is -0.6"
+class Sides(Quiz):
+    """One half of the frame is white: which one?"""
+
+    single_action_space = gymnasium.spaces.Discrete(3)
+
+    def frames(self):
+        frames = np.zeros((self.num_envs, 16, 16, 3), np.uint8)
+        halves = frames.reshape(self.num_envs, 16, 2, 8, 3)
+        halves[np.arange(self.num_envs), :, self._cue] = 255
+        return frames
+
+    def shown(self):
+        return self._cue
+
+    def judge(self, actions):
+        rewards = np.where(actions == self._cue, 1.0, -1.0)
+        self._cue = self._rng.integers(2, size=self.num_envs)
+        return rewards
+
+
+def test_unreal_learns_from_pixels(cluster, tmp_path):
+    config = unreal_config(tmp_path, 1600, evaluation_episodes=60)
+    with WorkerPool(RayConfig(workers=1, envs_per_worker=8, cpus_per_worker=0.1), Sides) as pool:
+        assert trained(config, pool)["source_return"] > 2.0, "chance is -1"
 
 
 def test_a_continued_training_ends_with_the_same_bits(lone_pool, tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ from PIL import Image
 from agents.algorithms import POLICY_FILE
 from agents.cells import Cell, cells_of
 from benchmarks.episodes import Recording, record, recording_path, save_recording
-from benchmarks.results import LABELS, Score, number, read_scores
+from benchmarks.rows import entrant
+from benchmarks.scores import Score, read_scores
+from benchmarks.tables import number
 from darla.errors import ConfigError, MissingFileError, did_you_mean
 from darla.progress import Progress
 from darla.rundir import RunDirectory
@@ -84,7 +86,7 @@ def choose_episode(scores: Mapping[tuple, Score], cell: Cell, domain: Domain, wh
     own = [
         score
         for score in scores.values()
-        if score.key[:4] == (cell.algorithm, cell.perception, cell.seed, domain.id)
+        if Cell(score.algorithm, score.perception, score.seed) == cell and score.domain == domain.id
     ]
     if not own:
         raise MissingFileError(
@@ -168,7 +170,7 @@ def write_page(recordings: Sequence[Recording], output: Path) -> None:
         lanes=[each.facts for each in recordings],
         reference=reference,
         moved=[most_moved(each, mean, spread) for each in recordings],
-        perception=LABELS.get(facts.perception, facts.perception),
+        perception=entrant(facts.perception).label,
         factors=[
             (name, facts.about.get(name, ""), [each.facts.factors.get(name) for each in recordings])
             for name in facts.factors

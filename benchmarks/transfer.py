@@ -20,7 +20,7 @@ from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Policy
 from agents.pool import WorkerPool
-from benchmarks.scores import RANDOM_POLICY, Score, parse_scores
+from benchmarks.scores import RANDOM_POLICY, EpisodeKey, Score, parse_scores
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.errors import DarlaError, DependencyError, MissingFileError
@@ -152,7 +152,9 @@ def score(
     exams = exams_of(suite, config.transfer.episodes)
     done = _scored(run)
     contestants = [*cells, FLOOR] if config.transfer.random_policy else list(cells)
-    pending = {cell: [exam for exam in exams if _missing(cell, exam, done)] for cell in contestants}
+    pending = {
+        cell: [exam for exam in exams if _missing(cell, exam, suite, done)] for cell in contestants
+    }
     pending = {cell: own for cell, own in pending.items() if own}
     _refuse_untrained(run, [cell for cell in pending if cell != FLOOR])
     if not pending:
@@ -181,7 +183,7 @@ def score(
             run.finish(_stage(cell), parents=parents, episodes=sum(exam.episodes for exam in exams))
 
 
-def _scored(run: RunDirectory) -> set[tuple[str, str, int, str, int]]:
+def _scored(run: RunDirectory) -> set[EpisodeKey]:
     """The keys of the episodes that are in the table; cuts off a torn last line."""
     if not run.scores.exists():
         return set()
@@ -189,9 +191,10 @@ def _scored(run: RunDirectory) -> set[tuple[str, str, int, str, int]]:
     return {item.key for item in parse_scores(rows, str(run.scores))}
 
 
-def _missing(cell: Cell, exam: Exam, done: set[tuple[str, str, int, str, int]]) -> bool:
+def _missing(cell: Cell, exam: Exam, suite: Suite, done: set[EpisodeKey]) -> bool:
     """Whether an episode of a cell in a domain is not in the table."""
-    name = (cell.algorithm, cell.perception, cell.seed, exam.domain.id)
+    played = "" if exam.split == "source" else suite.name
+    name = (cell.algorithm, cell.perception, cell.seed, played, exam.domain.id)
     return any((*name, number) not in done for number in range(exam.episodes))
 
 

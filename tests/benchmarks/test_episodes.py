@@ -17,7 +17,7 @@ from benchmarks.episodes import (
     recording_path,
     save_recording,
 )
-from benchmarks.results import Score
+from benchmarks.scores import Score
 from darla.errors import CorruptFileError, DomainError, MissingFileError, RunDirectoryError
 from darla.rundir import RunDirectory
 from darla.vision.evaluation import to_float

@@ -22,7 +22,7 @@ from agents.acting import Decision, play_episodes, spread
 from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Actions, Policy
-from benchmarks.results import Score
+from benchmarks.scores import Score
 from benchmarks.transfer import exams_of
 from darla.config import Config
 from darla.devices import torch_threads
@@ -179,7 +179,8 @@ def record(
             watch=watcher,
         )
     actions = Actions.of(vector.single_action_space)
-    key = (cell.algorithm, cell.perception, cell.seed, domain.id, episode)
+    played = "" if domain in suite.d_s else suite.name
+    key = (cell.algorithm, cell.perception, cell.seed, played, domain.id, episode)
     scored = scores.get(key) if seed == config.transfer.seed else None
     facts = Facts(
         run=config.name,

@@ -86,7 +86,7 @@ def choose_episode(scores: Mapping[tuple, Score], cell: Cell, domain: Domain, wh
     own = [
         score
         for score in scores.values()
-        if score.key[:4] == (cell.algorithm, cell.perception, cell.seed, domain.id)
+        if Cell(score.algorithm, score.perception, score.seed) == cell and score.domain == domain.id
     ]
     if not own:
         raise MissingFileError(

@@ -179,8 +179,8 @@ def record(
             watch=watcher,
         )
     actions = Actions.of(vector.single_action_space)
-    played = "" if domain in suite.d_s else suite.name
-    key = (cell.algorithm, cell.perception, cell.seed, played, domain.id, episode)
+    scored_in = "" if domain in suite.d_s else suite.name
+    key = (cell.algorithm, cell.perception, cell.seed, scored_in, domain.id, episode)
     scored = scores.get(key) if seed == config.transfer.seed else None
     facts = Facts(
         run=config.name,

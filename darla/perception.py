@@ -177,6 +177,11 @@ def check_perception(name: str, config: Config, state_size: int) -> None:
             f"perception '{name}' needs vision.vae.reconstruction=dae, this run has '{given}'; a "
             "beta-VAE with a pixel loss is perception 'beta-vae', of vision.beta_vae.beta"
         )
+    network = config.vision.vae.network
+    if name == "fine-tuned" and network != "darla":
+        raise ConfigError(
+            f"perception 'fine-tuned' needs vision.vae.network=darla, this run has '{network}'"
+        )
 
 
 def load_perception(name: str, run: RunDirectory, seed: int, state_size: int) -> Perception:

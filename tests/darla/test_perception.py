@@ -97,6 +97,13 @@ def test_a_vision_of_another_kind_is_refused(name: str) -> None:
         check_perception(name, Config(name="toy", vision=vision), STATE)
 
 
+def test_an_encoder_of_another_shape_cannot_be_learned_further() -> None:
+    config = Config(name="toy", vision=VisionConfig(vae=VAEConfig(network="burgess")))
+    check_perception("darla", config, STATE)
+    with pytest.raises(ConfigError, match=r"vision.vae.network=darla, this run has 'burgess'"):
+        check_perception("fine-tuned", config, STATE)
+
+
 @pytest.mark.parametrize("name", ["pixels", "pixels+augmentation", "domain-randomisation"])
 def test_end_to_end_rows_see_the_same(run: RunDirectory, frames: np.ndarray, name: str) -> None:
     perception = load_perception(name, run, 0, STATE)

@@ -19,13 +19,25 @@ if TYPE_CHECKING:
 gymnasium.register(
     "darla/Lab-v0", entry_point="envs.lab:LabEnv", vector_entry_point="envs:make_lab_vector"
 )
+gymnasium.register(
+    "darla/Jaco-v0", entry_point="envs.jaco:JacoEnv", vector_entry_point="envs:make_jaco_vector"
+)
 
 
 def make_lab_vector(num_envs: int = 1, domain: Any = "lab/A/hat-can", **kwargs: Any) -> VectorEnv:
     """Entry point of `gymnasium.make_vec("darla/Lab-v0", num_envs, domain=...)`."""
-    from envs.lab import LabVectorEnv, parse_domains
+    from envs.lab import LAB, LabVectorEnv
+    from envs.simulation import parse_domains
 
-    return LabVectorEnv(parse_domains(domain), num_envs, **kwargs)
+    return LabVectorEnv(parse_domains(LAB, domain), num_envs, **kwargs)
+
+
+def make_jaco_vector(num_envs: int = 1, domain: Any = "jaco/A/ball", **kwargs: Any) -> VectorEnv:
+    """Entry point of `gymnasium.make_vec("darla/Jaco-v0", num_envs, domain=...)`."""
+    from envs.jaco import JACO, JacoVectorEnv
+    from envs.simulation import parse_domains
+
+    return JacoVectorEnv(parse_domains(JACO, domain), num_envs, **kwargs)
 
 
 def make_vector(

@@ -5,8 +5,9 @@ A suite says what the vision sees (D_U), where the policy learns (D_S) and is sc
 
 from __future__ import annotations
 
-from envs import make_lab_vector
+from envs import make_jaco_vector, make_lab_vector
 from envs.domains import Domain, Suite, product
+from envs.jaco_suites import JACO_SUITES
 from envs.lab import LAB
 from envs.registry import Simulator
 
@@ -73,4 +74,7 @@ LAB_SUITES = (
     *(_other_target(domain) for domain in _SOURCES),
 )
 
-SIMULATORS = (Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),)
+SIMULATORS = (
+    Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),
+    Simulator("darla/Jaco-v0", make_jaco_vector, JACO_SUITES),
+)

@@ -230,6 +230,7 @@ def _scores(
             length=episode.length,
             decisions=decisions,
             frames=decisions * config.environment.frame_skip,
+            success=episode.success,
         )
         for number, episode in enumerate(episodes)
     ]

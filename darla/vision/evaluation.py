@@ -99,7 +99,8 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
     Returns:
         Accuracy (0-1) per factor of D_U that varies (`room`; `pair/visible` counts frames with an
         object in view), of the nearest object's `kind`, and median absolute error of its `bearing`
-        (degrees) and `distance` (metres). Chance is beside each accuracy as `<name>/chance`.
+        (degrees) and `distance` (metres), and of whatever else the world labels with one number per
+        frame, in the label's unit. Chance is beside each accuracy as `<name>/chance`.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
@@ -131,12 +132,16 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
     if "kind" in labels:
         visible = visible & (labels["kind"] >= 0)
         accuracy("kind", labels["kind"], visible)
-        near = visible & (labels["distance"] < PROBE_METRES)
-        for name in ("bearing", "distance"):
-            if (fit & near).sum() > 1 and (~fit & near).any():
+    for name, values in labels.items():
+        if values.ndim == 1 and np.issubdtype(values.dtype, np.floating):
+            where = np.isfinite(values)
+            if name in ("bearing", "distance"):
+                where &= visible & (labels["distance"] < PROBE_METRES)
+            train, test = fit & where, ~fit & where
+            if train.sum() > 1 and test.any():
                 model = make_pipeline(StandardScaler(), Ridge(1.0))
-                model.fit(latents[fit & near], labels[name][fit & near])
-                error = np.abs(model.predict(latents[~fit & near]) - labels[name][~fit & near])
+                model.fit(latents[train], values[train])
+                error = np.abs(model.predict(latents[test]) - values[test])
                 result[name] = float(np.median(error))
     return result
 

@@ -124,6 +124,13 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
             np.unique(target[test], return_counts=True)[1].max() / test.sum()
         )
 
+    def median_error(name: str, target: np.ndarray, where: np.ndarray) -> None:
+        train, test = fit & where, ~fit & where
+        if train.sum() < 2 or not test.any():
+            return
+        model = make_pipeline(StandardScaler(), Ridge(1.0)).fit(latents[train], target[train])
+        result[name] = float(np.median(np.abs(model.predict(latents[test]) - target[test])))
+
     for name in frames.factors[0] if frames.factors else ():
         values = np.array([str(factors[name]) for factors in frames.factors])[labels["domain"]]
         accuracy(name, values, np.ones(n, bool))
@@ -137,12 +144,7 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
             where = np.isfinite(values)
             if name in ("bearing", "distance"):
                 where &= visible & (labels["distance"] < PROBE_METRES)
-            train, test = fit & where, ~fit & where
-            if train.sum() > 1 and test.any():
-                model = make_pipeline(StandardScaler(), Ridge(1.0))
-                model.fit(latents[train], values[train])
-                error = np.abs(model.predict(latents[test]) - values[test])
-                result[name] = float(np.median(error))
+            median_error(name, values, where)
     return result
 
 

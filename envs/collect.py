@@ -48,7 +48,7 @@ class Explorer:
         turns: tuple[int, ...],
         rng: np.random.Generator,
     ) -> None:
-        self._options = space.n if isinstance(space, Discrete) else space.nvec
+        self._options: Any = space.n if isinstance(space, Discrete) else space.nvec
         self._turns, self._rng = turns, rng
         self._last = rng.integers(0, self._options, (n, *space.shape))
         self._side = rng.integers(0, 2, n)

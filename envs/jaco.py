@@ -7,7 +7,7 @@ docs/jaco.md), with dm_control's model of the Kinova Jaco.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -58,7 +58,7 @@ DESKS = {"A": ("oak", "wood", "sky"), "B": ("slate", "plain", "sand")}
 STATE_SIZE = 2 * ARM + (len(JOINTS) - ARM) + 3 + 2 + 3 + 3
 
 
-def _choice(name: str, default: str | None, about: str, choices: Sequence[str]) -> Factor:
+def _choice(name: str, default: str | None, about: str, choices: Iterable[str]) -> Factor:
     return Factor(name, default, about, tuple(choices))
 
 

@@ -244,6 +244,7 @@ class JacoRenderer:
         self._table_only.geomgroup[MOVING] = 0
         self._perturb = mujoco.MjvPerturb()
         self._look: Look | None = None
+        self._known: dict[Look, tuple[np.ndarray, ...]] = {}
         names = [model.geom(index).name for index in range(model.ngeom)]
         self._hand = [i for i, name in enumerate(names) if name.startswith("jaco/hand/")]
         arm = [
@@ -263,16 +264,9 @@ class JacoRenderer:
     def _apply(self, look: Look) -> None:
         """Writes a look onto the model and the camera."""
         model = self._model
-        for index, shape in enumerate(self._shapes):
-            model.geom_group[shape] = MOVING if index == look.shape else HIDDEN
-        model.geom_size[self._shapes] = look.size
-        model.geom_rgba[self._shapes, :3] = look.target
-        surfaces = [(self._table, look.table), *((i, look.backdrop) for i in self._background)]
-        for index, (colour, texture) in surfaces:
-            model.geom_rgba[index, :3] = colour
-            model.geom_matid[index] = model.material(TEXTURES[texture]).id
-        model.geom_rgba[self._links, :3], bright = look.arm
-        model.geom_rgba[[*self._rings, *self._hand], :3] = bright
+        group, size, rgba, material = self._geoms(look)
+        model.geom_group[:], model.geom_size[:] = group, size
+        model.geom_rgba[:], model.geom_matid[:] = rgba, material
         lamp = math.radians(look.lamp)
         model.light_dir[0] = (-math.cos(lamp), -math.sin(lamp), -1.2)
         model.light_diffuse[0] = 0.45 * look.light
@@ -283,6 +277,25 @@ class JacoRenderer:
         camera.distance = look.distance
         model.vis.global_.fovy = look.fov
         self._look = look
+
+    def _geoms(self, look: Look) -> tuple[np.ndarray, ...]:
+        """Groups, sizes, colours and materials of all geoms; worked out once for each look."""
+        if look not in self._known:
+            model = self._model
+            group, size = model.geom_group.copy(), model.geom_size.copy()
+            rgba, material = model.geom_rgba.copy(), model.geom_matid.copy()
+            group[self._shapes] = HIDDEN
+            group[self._shapes[look.shape]] = MOVING
+            size[self._shapes] = look.size
+            rgba[self._shapes, :3] = look.target
+            surfaces = [(self._table, look.table), *((i, look.backdrop) for i in self._background)]
+            for index, (colour, texture) in surfaces:
+                rgba[index, :3] = colour
+                material[index] = model.material(TEXTURES[texture]).id
+            rgba[self._links, :3], bright = look.arm
+            rgba[[*self._rings, *self._hand], :3] = bright
+            self._known[look] = group, size, rgba, material
+        return self._known[look]
 
     def _draw(self, look: Look, data: Any, option: Any) -> np.ndarray:
         mujoco = self._mujoco

@@ -50,6 +50,7 @@ ACTIONS = (
     "forward-left",
     "forward-right",
 )
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(len(ACTIONS))
 #: Forward, leftward and (counter-clockwise) turning motion of every action, in units of SPEED and
 #: TURN.
 MOTION = np.array(
@@ -350,8 +351,7 @@ class LabEnv(SimulationEnv):
         render_mode: str | None = None,
     ) -> None:
         simulation = LabSimulation(parse_domains(LAB, domain), 1, frame_skip)
-        space = gymnasium.spaces.Discrete(len(ACTIONS))
-        super().__init__(simulation, space, shared_renderer(size), size, render_mode)
+        super().__init__(simulation, ACTION_SPACE, shared_renderer(size), size, render_mode)
 
 
 class LabVectorEnv(SimulationVectorEnv):
@@ -385,8 +385,8 @@ class LabVectorEnv(SimulationVectorEnv):
     ) -> None:
         simulation = LabSimulation(domains, num_envs, frame_skip)
         simulation.seed = seed
-        space = gymnasium.spaces.Discrete(len(ACTIONS))
-        super().__init__(simulation, space, shared_renderer(size) if render else None, size)
+        renderer = shared_renderer(size) if render else None
+        super().__init__(simulation, ACTION_SPACE, renderer, size)
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth for probes, arrays [n].

@@ -42,8 +42,11 @@ REACHED = 0.05
 #: Where the target stands, x and y, and where exploration puts it, metres; the arm stands at 0, 0.
 TARGET_LOW, TARGET_HIGH = 0.1, 0.5
 EXPLORED_LOW, EXPLORED_HIGH = 0.05, 0.56
-#: Where the middle of the fingertips may be at the start, metres.
-HAND_LOW, HAND_HIGH = (0.05, 0.05, 0.1), (0.55, 0.55, 0.45)
+#: Where the middle of the fingertips may be at the start, and where exploration puts it, metres.
+HAND_LOW, HAND_HIGH = (0.1, 0.1, 0.1), (0.5, 0.5, 0.35)
+SEEN_LOW, SEEN_HIGH = (0.05, 0.05, 0.02), (0.55, 0.55, 0.45)
+#: The highest that exploration puts it beside the target, metres.
+NEAR_HIGH = 0.2
 #: How far below the wrist the fingertips are at the start at least, metres.
 HAND_DOWN = 0.08
 #: Joint speeds that one choice offers, as shares of the largest.
@@ -88,7 +91,7 @@ JACO = World(
         Factor("lamp", 20.0, "where the lamp stands, degrees around the table", low=-180, high=180),
         Factor("azimuth", 30.0, "where the camera stands, degrees around it", low=-180, high=180),
         Factor("elevation", 45.0, "of the camera, degrees above the table", low=10.0, high=85.0),
-        Factor("distance", 1.15, "of the camera in metres", low=0.7, high=2.5),
+        Factor("distance", 1.2, "of the camera in metres", low=0.7, high=2.5),
         Factor("fov", 42.0, "field of view in degrees", low=25.0, high=80.0),
         Factor("blur", 0.0, "of the picture, standard deviation in pixels", low=0.0, high=3.0),
         Factor("noise", 0.0, "of the picture, standard deviation in grey levels", low=0, high=50),
@@ -199,11 +202,13 @@ class JacoSimulation(Simulation):
                 beside the hand.
         """
         rng = self.next_episode(i)
-        low, high = np.array(HAND_LOW), np.array(HAND_HIGH)
         near = start == "anywhere" and rng.random() < 0.5
-        if start == "anywhere":
-            low[2], high[2] = 0.02, 0.2 if near else 0.5
-        self._pose(i, rng, low, high, HAND_DOWN if start == "hanging" or near else -1.0)
+        if near:
+            self._pose(i, rng, SEEN_LOW, (*SEEN_HIGH[:2], NEAR_HIGH), HAND_DOWN)
+        elif start == "anywhere":
+            self._pose(i, rng, SEEN_LOW, SEEN_HIGH, -np.inf)
+        else:
+            self._pose(i, rng, HAND_LOW, HAND_HIGH, HAND_DOWN)
         if near:
             xy = self.tips[i].mean(0)[:2] + rng.normal(0.0, 0.06, 2)
             xy = xy.clip(EXPLORED_LOW, EXPLORED_HIGH)
@@ -218,9 +223,22 @@ class JacoSimulation(Simulation):
         self._look_at(i)
 
     def _pose(
-        self, i: int, rng: np.random.Generator, low: np.ndarray, high: np.ndarray, down: float
+        self,
+        i: int,
+        rng: np.random.Generator,
+        low: tuple[float, ...],
+        high: tuple[float, ...],
+        down: float,
     ) -> None:
-        """Draws joint angles until the fingertips are within bounds and nothing is in contact."""
+        """Draws joint angles until the fingertips are within bounds and nothing is in contact.
+
+        Args:
+            i: Index of the arm.
+            rng: Source of the angles.
+            low: Least x, y, z of the middle of the fingertips, metres.
+            high: Greatest x, y, z.
+            down: How far below the wrist it must be, metres.
+        """
         mujoco, model, data = self._mujoco, self._model, self._data[i]
         mujoco.mj_resetData(model, data)
         while True:

@@ -41,7 +41,7 @@ SHAPES = ("ball", "cube", "can")
 #: What `object_maps` tells apart: the target, by shape, and the hand with its fingers.
 KINDS = (*SHAPES, "hand")
 #: Middle of the table's used part, where the camera looks, metres.
-CENTRE = (0.26, 0.26, 0.1)
+CENTRE = (0.26, 0.26, 0.13)
 
 OBJECT_COLOURS = {
     "red": (225, 45, 35),
@@ -84,7 +84,7 @@ class Look:
         target: RGB 0-1.
         table: RGB 0-1 and index into `TEXTURES`.
         backdrop: RGB 0-1 and index into `TEXTURES`, of floor and walls.
-        arm: RGB 0-1 of the links, and of rings and hand.
+        arm: RGB 0-1 of the links, and of the hand.
         light: Brightness, 1 is the source domains'.
         lamp: Where the lamp stands, degrees around the table, counter-clockwise from +x.
         azimuth: Where the camera stands, degrees around the table, counter-clockwise from +x.
@@ -247,16 +247,15 @@ class JacoRenderer:
         self._known: dict[Look, tuple[np.ndarray, ...]] = {}
         names = [model.geom(index).name for index in range(model.ngeom)]
         self._hand = [i for i, name in enumerate(names) if name.startswith("jaco/hand/")]
-        arm = [
-            i for i, name in enumerate(names) if name.startswith("jaco/") and i not in self._hand
-        ]
-        self._rings = [i for i in arm if "ring" in names[i]]
-        self._links = [i for i in arm if i not in self._rings]
+        links = ("jaco/base", "jaco/link")
+        self._links = [i for i, name in enumerate(names) if name.startswith(links)]
         self._shapes = [names.index(shape) for shape in SHAPES]
         self._background = [names.index(name) for name in ("floor", "wall0", "wall1")]
         self._table = names.index("table")
-        for index, name in enumerate(names):
-            model.geom_group[index] = MOVING if name.startswith("jaco/") else FIXED
+        model.geom_group[:] = FIXED
+        model.geom_group[[*self._links, *self._hand]] = MOVING
+        # The rings at the joints cost as much time as all the rest, and are a pixel wide.
+        model.geom_group[[i for i, name in enumerate(names) if "ring" in name]] = HIDDEN
         self._kind = np.full(model.ngeom + 1, -1, np.int8)
         self._kind[self._shapes] = range(len(SHAPES))
         self._kind[self._hand] = KINDS.index("hand")
@@ -292,8 +291,7 @@ class JacoRenderer:
             for index, (colour, texture) in surfaces:
                 rgba[index, :3] = colour
                 material[index] = model.material(TEXTURES[texture]).id
-            rgba[self._links, :3], bright = look.arm
-            rgba[[*self._rings, *self._hand], :3] = bright
+            rgba[self._links, :3], rgba[self._hand, :3] = look.arm
             self._known[look] = group, size, rgba, material
         return self._known[look]
 

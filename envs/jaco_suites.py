@@ -26,7 +26,7 @@ _SHIFTS: tuple[dict[str, str | float], ...] = (
     {"lamp": 110.0},
     {"azimuth": 38.0},
     {"elevation": 52.0},
-    {"distance": 1.3},
+    {"distance": 1.4},
     {"fov": 48.0},
 )
 
@@ -43,7 +43,7 @@ STAND_IN: dict[str, str | float] = {
     "lamp": 70.0,
     "azimuth": 34.0,
     "elevation": 47.0,
-    "distance": 1.2,
+    "distance": 1.28,
     "fov": 44.0,
     "blur": 0.6,
     "noise": 8.0,

@@ -10,6 +10,7 @@ vertices in place of the meshes (the same at this resolution), no shadows, one G
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import importlib.util
 import math
@@ -223,11 +224,11 @@ class JacoRenderer:
     def __init__(self, size: int) -> None:
         self._mujoco = mujoco = import_mujoco()
         self.size = size
-        self._model = model = shared_model()
+        # A copy, since the look is written onto it.
+        self._model = model = copy.copy(shared_model())
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         atexit.register(self._context.free)  # before the GL context's own
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), np.uint8)
         self._scene = mujoco.MjvScene(model, 2 * model.ngeom)
@@ -309,6 +310,8 @@ class JacoRenderer:
             mujoco.mjtCatBit.mjCAT_ALL,
             self._scene,
         )
+        # A renderer of another size may have drawn since.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
         return self._buffer[::-1]

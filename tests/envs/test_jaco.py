@@ -308,6 +308,15 @@ def test_target_and_hand_are_seen(desk: str, shape: str) -> None:
     assert untouched.mean() > 0.7 and not (untouched & (target | hand)).mean() > 0.01
 
 
+def test_renderers_of_several_sizes_do_not_disturb_each_other() -> None:
+    domains = [JACO.parse("jaco/A/ball"), JACO.parse("jaco/B/cube")]
+    small = JacoVectorEnv(domains[:1], 2, size=32)
+    large = JacoVectorEnv(domains[1:], 2, size=64)
+    before, _ = small.reset(seed=0)
+    large.reset(seed=0)
+    assert (small._frames() == before).all()
+
+
 def test_labels_are_in_centimetres() -> None:
     vector = JacoVectorEnv(SOURCES, 4, render=False)
     vector.reset(seed=0)

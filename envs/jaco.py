@@ -56,6 +56,27 @@ ARM = 6
 
 DESKS = {"A": ("oak", "wood", "sky"), "B": ("slate", "plain", "sand")}
 
+#: What stands for a real arm and a real camera: no source domain has any of these values.
+STAND_IN: dict[str, str | float] = {
+    "colour": "yellow",
+    "size": 0.05,
+    "table": "moss",
+    "surface": "speckle",
+    "backdrop": "grey",
+    "wallpaper": "tiles",
+    "arm": "black",
+    "light": 0.85,
+    "lamp": 70.0,
+    "azimuth": 34.0,
+    "elevation": 47.0,
+    "distance": 1.28,
+    "fov": 44.0,
+    "blur": 0.6,
+    "noise": 8.0,
+    "speed": 0.85,
+    "latency": 1.0,
+}
+
 #: Sines and cosines of the arm's joints, positions of the fingers', middle of the fingertips,
 #: target, and the way from one to the other, as it is and magnified.
 STATE_SIZE = 2 * ARM + (len(JOINTS) - ARM) + 3 + 2 + 3 + 3
@@ -70,6 +91,12 @@ JACO = World(
     (
         _choice("desk", None, "table and background together", DESKS),
         _choice("object", None, "shape of the target, with a colour of its own", SHAPES),
+        _choice(
+            "scene",
+            "simulated",
+            "'stand-in' for a real one: replaces all that follows",
+            ("simulated", "stand-in"),
+        ),
         _choice(
             "colour",
             "own",
@@ -106,9 +133,16 @@ JACO = World(
 
 
 @functools.cache
+def settings_of(domain: Domain) -> dict[str, Any]:
+    """The values of all factors as they are used: the stand-in's where the scene is that."""
+    factors: dict[str, Any] = domain.factors
+    return {**factors, **STAND_IN} if factors["scene"] == "stand-in" else factors
+
+
+@functools.cache
 def look_of(domain: Domain) -> Look:
     """The appearance that a domain's factors stand for."""
-    f: dict[str, Any] = domain.factors
+    f = settings_of(domain)
     table, surface, backdrop = DESKS[f["desk"]]
     colour = OWN_COLOURS[f["object"]] if f["colour"] == "own" else f["colour"]
     table = table if f["table"] == "desk" else f["table"]
@@ -182,9 +216,10 @@ class JacoSimulation(Simulation):
         free = np.ptp(model.jnt_range, axis=1) == 0
         self._low = np.where(free, -np.pi, model.jnt_range[:, 0])
         self._high = np.where(free, np.pi, model.jnt_range[:, 1])
-        self._speed = [float(domain.factors["speed"]) for domain in self.domains]
-        self._latency = [round(float(domain.factors["latency"])) for domain in self.domains]
-        self._size = [float(domain.factors["size"]) for domain in self.domains]
+        settings = [settings_of(domain) for domain in self.domains]
+        self._speed = [each["speed"] for each in settings]
+        self._latency = [round(each["latency"]) for each in settings]
+        self._size = [each["size"] for each in settings]
         self.frames = np.zeros(n, np.int64)
         self.joints = np.zeros((n, len(JOINTS)))
         self.tips = np.zeros((n, 3, 3))
@@ -391,7 +426,7 @@ class JacoEnv(SimulationEnv):
         Truncated after 150 frames (15 s); never terminated.
 
     Factors of variation:
-        desk, object, colour, size, table, surface, backdrop, wallpaper, arm, light, lamp, azimuth,
+        desk, object, scene, colour, size, table, surface, backdrop, wallpaper, arm, light, lamp, azimuth,
         elevation, distance, fov, blur, noise, speed, latency (see `envs.jaco.JACO`); an episode
         draws one of the given domains uniformly. `info` holds `factors`, `domain` (index), `state`
         (ground truth, see `JacoSimulation.state`), `joints` (radians), `distance` (metres from the

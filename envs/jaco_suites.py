@@ -30,27 +30,6 @@ _SHIFTS: tuple[dict[str, str | float], ...] = (
     {"fov": 48.0},
 )
 
-#: What stands for a real camera and a real arm: none of these values occurs in a source domain.
-STAND_IN: dict[str, str | float] = {
-    "colour": "yellow",
-    "size": 0.05,
-    "table": "moss",
-    "surface": "speckle",
-    "backdrop": "grey",
-    "wallpaper": "tiles",
-    "arm": "black",
-    "light": 0.85,
-    "lamp": 70.0,
-    "azimuth": 34.0,
-    "elevation": 47.0,
-    "distance": 1.28,
-    "fov": 44.0,
-    "blur": 0.6,
-    "noise": 8.0,
-    "speed": 0.85,
-    "latency": 1.0,
-}
-
 
 def _other_target(target: Domain) -> Suite:
     """The suite `jaco` with another conjunction held out: to tune on, without its target."""
@@ -92,7 +71,7 @@ JACO_SUITES = (
         d_u=_DESKS_AND_OBJECTS,
         d_s=_SOURCES,
         d_t=tuple(
-            JACO.domain(desk=desk, object=shape, **STAND_IN)
+            JACO.domain(desk=desk, object=shape, scene="stand-in")
             for desk, shape in (("A", "ball"), ("A", "cube"))
         ),
     ),

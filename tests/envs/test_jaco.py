@@ -24,15 +24,16 @@ from envs.jaco import (
     JACO,
     LEVELS,
     REACHED,
+    STAND_IN,
     STATE_SIZE,
     TARGET_HIGH,
     TARGET_LOW,
     JacoSimulation,
     JacoVectorEnv,
     look_of,
+    settings_of,
 )
 from envs.jaco_scene import JOINTS, KINDS, MAX_SPEED, shared_model
-from envs.jaco_suites import STAND_IN
 from envs.registry import get_suite
 
 SOURCES = get_suite("jaco").d_s
@@ -330,10 +331,17 @@ def test_the_suites_hold_out_what_they_say() -> None:
     suite, real = get_suite("jaco"), get_suite("jaco-real")
     (target,) = suite.d_t
     assert target.id == "jaco/B/ball" and POLICY_OOD in suite.tags(target)
+    assert [domain.id for domain in real.d_t] == [
+        "jaco/A/ball/scene=stand-in",
+        "jaco/A/cube/scene=stand-in",
+    ]
+    assert set(STAND_IN) == {factor.name for factor in JACO.factors} - {"desk", "object", "scene"}
     for domain in real.d_t:
         assert ENCODER_OOD in real.tags(domain)
-        seen = {value for source in real.d_u for value in source.values}
-        assert not {(name, JACO.domain(desk="A", object="can", **{name: value}).factors[name])
-                    for name, value in STAND_IN.items()} & seen  # fmt: skip
+        settings = settings_of(domain)
+        for source in real.d_u:
+            assert all(settings[name] != settings_of(source)[name] for name in STAND_IN)
+            assert look_of(domain).table != look_of(source).table
+            assert look_of(domain).backdrop != look_of(source).backdrop
     with pytest.raises(DomainError, match="not of world 'jaco'"):
         JacoSimulation(get_suite("lab").d_s, 1, 1)

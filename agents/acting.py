@@ -31,6 +31,8 @@ class Episode:
         env: index of the sub-environment.
         episode: number of the episode in its sub-environment, from 0.
         seed: seed of the vector environment; with `env` and `episode` it names the layout.
+        success: whether the goal was reached after any of its decisions; None where the world
+            reports no `success`.
     """
 
     domain: int
@@ -39,6 +41,7 @@ class Episode:
     env: int
     episode: int
     seed: int
+    success: bool | None = None
 
 
 class Decision(NamedTuple):
@@ -146,6 +149,7 @@ def play_episodes(
     frames, info = vector.reset(seed=seed)
     domain = np.array(info["domain"])
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
+    reached = np.zeros(count, bool) if "success" in info else None
     episodes: list[Episode] = []
     while (played < quota).any():
         seen, before, observations = frames, memory, None
@@ -160,10 +164,16 @@ def play_episodes(
         returns += rewards
         lengths += 1
         ended = terminated | truncated
+        if reached is not None:
+            last = info["final_info"]["success"] if ended.any() else ended
+            reached |= np.where(ended, last, info["success"])
         for i in np.flatnonzero(ended & (played < quota)):
             numbers = int(domain[i]), float(returns[i]), int(lengths[i]), int(i), int(played[i])
-            episodes.append(Episode(*numbers, seed))
+            success = None if reached is None else bool(reached[i])
+            episodes.append(Episode(*numbers, seed, success))
         played += ended
+        if reached is not None:
+            reached &= ~ended
         returns[ended], lengths[ended], memory = (
             0.0,
             0,

@@ -93,8 +93,9 @@ def summarise(
         `rows`: per algorithm and perception its `label`, `kind`, `seeds`, `decisions`, `frames`;
             the scores `source`, `target`, `gap`, `encoder_ood`, `encoder_ood_gap`; on the scale
             of random policy and `factors`, `normalised` (per group); `kept`, the share of the
-            source score above the random policy that is left (per group of targets); `domains`,
-            a score each; `attribution`, drops per factor value and pair.
+            source score above the random policy that is left (per group of targets); `success`,
+            the share of episodes that reached the goal, by group, null where the world reports
+            none; `domains`, a score each; `attribution`, drops per factor value and pair.
         `comparisons`: per algorithm DARLA against each other perception and group of targets:
             `improvement` (the probability that a run of DARLA scores more) and `difference`.
         `profiles`: per group of targets the `thresholds` and per row the `share` of runs above.
@@ -142,6 +143,7 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
         row[name] = _score(entry, (*source, *target), weights) if source and target else None
     row["normalised"] = {group: _normalised(entry, sample, group) for group in GROUPS}
     row["kept"] = {group: _kept(entry, sample, group) for group in TARGETS}
+    row["success"] = _success(entry)
     row["domains"] = [
         {
             "domain": domain,
@@ -155,6 +157,15 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
     ]
     row["attribution"] = _attribution(entry, world) if world else []
     return row
+
+
+def _success(entry: Entry) -> dict[str, float] | None:
+    """The share of episodes that reached the goal, by group, over all seeds and domains."""
+    told = {
+        group: [s.success for s in entry.scores if s.group == group and s.success is not None]
+        for group in GROUPS
+    }
+    return {group: float(np.mean(reached)) for group, reached in told.items() if reached} or None
 
 
 def _note_gaps(entry: Entry, sample: Sample, notes: list[str]) -> None:

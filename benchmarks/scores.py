@@ -64,6 +64,8 @@ class Score:
         length: Decisions that the episode lasted.
         decisions: Decisions in D_S that the policy was trained for.
         frames: Simulation frames that those decisions lasted.
+        success: Whether the goal was reached in it; None, and not in the line, where the world
+            reports none.
     """
 
     suite: str
@@ -79,6 +81,7 @@ class Score:
     length: int
     decisions: int
     frames: int
+    success: bool | None = None
 
     @property
     def key(self) -> EpisodeKey:
@@ -97,7 +100,8 @@ class Score:
         """The line of `scores.jsonl`, with JSON's types."""
         row = asdict(self)
         row["return"] = row.pop("value")
-        return {name: list(row[name]) if _TYPES[name] is list else row[name] for name in _TYPES}
+        line = {name: list(row[name]) if _TYPES[name] is list else row[name] for name in _TYPES}
+        return line if self.success is None else {**line, "success": self.success}
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any], where: str) -> Score:
@@ -128,7 +132,10 @@ class Score:
             raise CorruptFileError(
                 f"{where}: 'split' holds {row['split']!r}; allowed are 'source' and 'target'"
             )
-        fields = {**row, "tags": tuple(row["tags"]), "layout_seed": tuple(row["layout_seed"])}
+        if not isinstance(row.get("success", False), bool):
+            raise CorruptFileError(f"{where}: 'success' holds {row['success']!r}")
+        fields = {"success": None, **row}
+        fields |= {"tags": tuple(row["tags"]), "layout_seed": tuple(row["layout_seed"])}
         fields["value"] = float(value)
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
 

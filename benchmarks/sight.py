@@ -16,7 +16,13 @@ from benchmarks import figures
 from benchmarks.tables import grouped
 
 MODELS = {"dae": "DAE", "vae": "VAE", "through_dae": "VAE, as the DAE reads it"}
-UNITS = {"bearing": "median error, degrees", "distance": "median error, metres"}
+UNITS = {
+    "bearing": "median error, degrees",
+    "distance": "median error, metres",
+    **dict.fromkeys(
+        ("target_x", "target_y", "hand_x", "hand_y", "hand_z"), "median error, centimetres"
+    ),
+}
 
 
 def show_vision(report: Mapping[str, Any], frames: Mapping[str, Any]) -> Markup:

@@ -55,6 +55,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for group, entry in row[measure].items():
             if entry:
                 yield {"measure": measure, "group": group} | _columns(entry)
+    for group, share in (row["success"] or {}).items():
+        yield {"measure": "success", "group": group, "mean": share}
     for each in row["domains"]:
         yield {"measure": each["group"], "domain": each["domain"]} | _columns(each["score"])
     for each in row["attribution"]:
@@ -128,6 +130,8 @@ def _cells(results: Mapping[str, Any]) -> list[list[str]]:
     header = ["algorithm", "perception", "source", "target", "gap", "seeds", "episodes", "frames"]
     if extra:
         header.insert(5, "encoder-ood")
+    told = {group: None for row in results["rows"] for group in row["success"] or ()}
+    header += [f"success, {group.replace('_', '-')}" for group in told]
     lines = [header]
     for row in results["rows"]:
         episodes = sum(entry["score"]["episodes"] for entry in row["domains"])
@@ -136,5 +140,7 @@ def _cells(results: Mapping[str, Any]) -> list[list[str]]:
         line += [str(len(row["seeds"])), grouped(episodes), grouped(row["frames"])]
         if extra:
             line.insert(5, format_estimate(row["encoder_ood"]))
+        shares = [(row["success"] or {}).get(group) for group in told]
+        line += ["–" if share is None else f"{number(100 * share, 0)} %" for share in shares]
         lines.append(line)
     return lines

@@ -32,6 +32,7 @@ PACKAGES = (
     "torch",
     "numpy",
     "mujoco",
+    "dm_control",
     "ray",
     "miniworld",
     "pyglet",
@@ -130,7 +131,10 @@ def line(
 
 
 def env_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str, Any]]:
-    """Frames and whole steps of the Lab beside MiniWorld's PickupObjects, one process each."""
+    """Frames and whole steps of the Lab and the Jaco task beside peers, one process each.
+
+    The Lab's peer is MiniWorld's PickupObjects, the Jaco task's dm_control's own reaching task.
+    """
     _need("miniworld", "MiniWorld")
     count = threads or 1
     few = functools.partial(contenders.miniworld_frames, 5)
@@ -140,12 +144,15 @@ def env_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str
         Side("MiniWorld PickupObjects, its own 5 objects", few, count),
         Side("Lab, steps", contenders.lab_steps, count),
         Side("MiniWorld PickupObjects, 20 objects, steps", contenders.miniworld_steps, count),
+        Side("Jaco, steps", contenders.jaco_steps, count),
+        Side("dm_control reach_site_vision, steps", contenders.dm_control_steps, count),
     ]
-    lab, crowded, own, lab_steps, their_steps = (side.name for side in sides)
+    lab, crowded, own, lab_steps, their_steps, jaco, reach = (side.name for side in sides)
     figures = [
         Figure("env.frames", "frames/s", lab, crowded),
         Figure("env.frames.default", "frames/s", lab, own),
         Figure("env.steps", "frames/s", lab_steps, their_steps),
+        Figure("env.jaco", "frames/s", jaco, reach),
     ]
     return _lines(sides, figures, rounds, seconds)
 

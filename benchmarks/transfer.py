@@ -306,6 +306,7 @@ def _scores(
             length=episode.length,
             decisions=decisions,
             frames=decisions * config.environment.frame_skip,
+            success=episode.success,
         )
         for number, episode in enumerate(episodes)
     ]

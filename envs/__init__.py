@@ -24,6 +24,9 @@ gymnasium.register(
     entry_point="envs.deepmind_lab:DeepMindLabEnv",
     vector_entry_point="envs.deepmind_lab:make_dmlab_vector",
 )
+gymnasium.register(
+    "darla/Jaco-v0", entry_point="envs.jaco:JacoEnv", vector_entry_point="envs:make_jaco_vector"
+)
 
 
 def make_lab_vector(num_envs: int = 1, domain: Any = "lab/A/hat-can", **kwargs: Any) -> VectorEnv:
@@ -32,6 +35,14 @@ def make_lab_vector(num_envs: int = 1, domain: Any = "lab/A/hat-can", **kwargs: 
     from envs.lab import LAB, LabVectorEnv
 
     return LabVectorEnv(parse_domains(LAB, domain), num_envs, **kwargs)
+
+
+def make_jaco_vector(num_envs: int = 1, domain: Any = "jaco/A/ball", **kwargs: Any) -> VectorEnv:
+    """Entry point of `gymnasium.make_vec("darla/Jaco-v0", num_envs, domain=...)`."""
+    from envs.domains import parse_domains
+    from envs.jaco import JACO, JacoVectorEnv
+
+    return JacoVectorEnv(parse_domains(JACO, domain), num_envs, **kwargs)
 
 
 def make_vector(
@@ -48,9 +59,10 @@ def make_vector(
     actions that turn in place; `labels()` and `object_maps()`, what an evaluation of the vision
     needs to know (see `envs.lab.LabVectorEnv`); `state_dict()` and `load_state_dict()`, everything
     that changes, as arrays, without which a training that is continued begins new episodes;
-    `info["clearance"]`, metres to what is ahead; and `options={"start": "anywhere"}` of `reset`,
-    starts that show more of the world than the task's own. A replay shows `action_names`, one for
-    every option of every choice, and plays as fast as `metadata["render_fps"]`, decisions a second.
+    `info["clearance"]`, metres to what is ahead; `info["success"]`, bool [n], whether the goal is
+    reached now, also in `final_info`; and `options={"start": "anywhere"}` of `reset`, starts that
+    show more of the world than the task's own. A replay shows `action_names`, one for every option
+    of every choice, and plays as fast as `metadata["render_fps"]`, decisions a second.
 
     Args:
         environment: Simulator, resolution and frame skip.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
 
 from darla.config import Config
 from darla.frames import SPLITS, VISIBLE_PIXELS, save_shard, shard_path, write_index
@@ -31,20 +32,25 @@ TURN_AWAY = 2.0
 
 
 class Explorer:
-    """A persistent random walk: keeps an action with probability 2/3, turns where a wall is near.
+    """A persistent random walk: keeps a choice with probability 2/3, turns where a wall is near.
 
     Args:
         n: Number of environments.
-        actions: Number of discrete actions.
+        space: Actions of one environment, Discrete or MultiDiscrete; each choice is a walk.
         turns: The actions that turn in place (left, right), or none.
         rng: Source of randomness.
     """
 
     def __init__(
-        self, n: int, actions: int, turns: tuple[int, ...], rng: np.random.Generator
+        self,
+        n: int,
+        space: Discrete | MultiDiscrete,
+        turns: tuple[int, ...],
+        rng: np.random.Generator,
     ) -> None:
-        self._actions, self._turns, self._rng = actions, turns, rng
-        self._last = rng.integers(0, actions, n)
+        self._options: Any = space.n if isinstance(space, Discrete) else space.nvec
+        self._turns, self._rng = turns, rng
+        self._last = rng.integers(0, self._options, (n, *space.shape))
         self._side = rng.integers(0, 2, n)
 
     def act(self, clearance: np.ndarray | None) -> np.ndarray:
@@ -54,13 +60,13 @@ class Explorer:
             clearance: Metres to the wall ahead, float [n], or None where the world does not tell.
 
         Returns:
-            int64 [n].
+            int64 [n], or [n, choices].
         """
-        n, rng = len(self._last), self._rng
-        change = rng.random(n) < 1 / 3
-        self._last = np.where(change, rng.integers(0, self._actions, n), self._last)
-        self._side = np.where(change, rng.integers(0, 2, n), self._side)
+        shape, rng = self._last.shape, self._rng
+        change = rng.random(shape) < 1 / 3
+        self._last = np.where(change, rng.integers(0, self._options, shape), self._last)
         if clearance is not None and self._turns:
+            self._side = np.where(change, rng.integers(0, 2, shape), self._side)
             near = clearance < TURN_AWAY
             self._last = np.where(near, np.array(self._turns)[self._side], self._last)
         return self._last
@@ -87,7 +93,8 @@ def explore(
     maps = getattr(vector, "object_maps", None) if split == "validation" else None
     read_labels = getattr(vector, "labels", dict)
     turns = getattr(vector, "turns", ())
-    walker = Explorer(ROOMS, vector.single_action_space.n, turns, np.random.default_rng(walk_seed))  # type: ignore[attr-defined]
+    space: Any = vector.single_action_space
+    walker = Explorer(ROOMS, space, turns, np.random.default_rng(walk_seed))
     pictures: list[np.ndarray] = []
     rows: list[dict[str, np.ndarray]] = []
     for _ in range(math.ceil(count / (ROOMS * config.frames.segment))):

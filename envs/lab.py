@@ -14,10 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
-from darla.errors import DomainError
 from envs.domains import Domain, Factor, World, parse_domains
 from envs.lab_scene import (
     FLOOR_COLOURS,
@@ -28,6 +25,7 @@ from envs.lab_scene import (
     Look,
     make_look,
 )
+from envs.simulation import Simulation, SimulationEnv, SimulationVectorEnv
 
 CELLS_X, CELLS_Y = 10, 9
 SPACING = 1.5
@@ -52,6 +50,7 @@ ACTIONS = (
     "forward-left",
     "forward-right",
 )
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(len(ACTIONS))
 #: Forward, leftward and (counter-clockwise) turning motion of every action, in units of SPEED and
 #: TURN.
 MOTION = np.array(
@@ -109,12 +108,8 @@ def shared_renderer(size: int) -> LabRenderer:
     return LabRenderer(WIDTH, DEPTH, size)
 
 
-class LabSimulation:
-    """The state and the rules of `n` rooms at once, without pictures.
-
-    Arrays are indexed by room first. Nothing of an episode depends on earlier actions: its domain
-    and layout follow from (seed, stream, episode number) alone, where the stream is the index of
-    the room.
+class LabSimulation(Simulation):
+    """The state and the rules of `n` rooms at once; see `envs.simulation.Simulation`.
 
     Args:
         domains: Domains of which each episode draws one uniformly.
@@ -123,6 +118,9 @@ class LabSimulation:
         streams: Stream numbers of the rooms; None: 0 to n - 1.
     """
 
+    arrays = ("pose", "objects", "kinds", "present", "frames", "picked", "end_frame")
+    start = "cell"
+
     def __init__(
         self,
         domains: Sequence[Domain],
@@ -130,18 +128,7 @@ class LabSimulation:
         frame_skip: int,
         streams: Sequence[int] | None = None,
     ) -> None:
-        if not domains:
-            raise DomainError("an environment needs at least one domain")
-        for domain in domains:
-            if domain.world != LAB.name:
-                raise DomainError(f"domain '{domain}' is not of world '{LAB.name}'")
-        self.domains = tuple(domains)
-        self.n = n
-        self.frame_skip = frame_skip
-        self.streams = np.arange(n) if streams is None else np.asarray(streams)
-        self.seed = 0
-        self.episode = np.full(n, -1)
-        self.domain = np.zeros(n, np.int64)
+        super().__init__(LAB, domains, n, frame_skip, streams)
         self.pose = np.zeros((n, 3))
         self.objects = np.zeros((n, OBJECTS, 2))
         self.kinds = np.zeros((n, OBJECTS), np.int64)
@@ -161,9 +148,7 @@ class LabSimulation:
             start: `cell`, the task's own start; or `anywhere`, for exploration: any place with a
                 free view of 2.5 m or more, and up to ten objects already gone.
         """
-        self.episode[i] += 1
-        rng = np.random.default_rng([self.seed, int(self.streams[i]), int(self.episode[i])])
-        self.domain[i] = rng.integers(len(self.domains))
+        rng = self.next_episode(i)
         pair = PAIRS[str(self.domains[self.domain[i]].factors["pair"])]
         cells = rng.permutation(CELLS_X * CELLS_Y)[: OBJECTS + 1]
         places = (np.stack([cells % CELLS_X, cells // CELLS_X], axis=1) + 0.5) * SPACING
@@ -303,27 +288,17 @@ class LabSimulation:
         look = look_of(self.domains[self.domain[i]])
         return look, (x, y), heading, self.objects[i][here], self.kinds[i][here]
 
-    _STATE = (
-        "episode", "domain", "pose", "objects", "kinds", "present", "frames", "picked", "end_frame"
-    )  # fmt: skip
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that changes, as arrays, for exact continuation."""
-        arrays = {name: getattr(self, name).copy() for name in self._STATE}
-        return {**arrays, "seed": np.array(self.seed)}
-
-    def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restores what `state_dict` gave."""
-        self.seed = int(arrays["seed"])
-        for name in self._STATE:
-            getattr(self, name)[...] = arrays[name]
+    def info(self) -> dict[str, np.ndarray]:
+        """`domain`, `state`, `pose` and `clearance` of every room."""
+        return {
+            "domain": self.domain.copy(),
+            "state": self.state(),
+            "pose": self.pose.copy(),
+            "clearance": self.clearance(),
+        }
 
 
-def _observation_space(size: int) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
-
-
-class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
+class LabEnv(SimulationEnv):
     """One room of the Lab.
 
     Description:
@@ -368,8 +343,6 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
         render_mode: None or 'rgb_array'.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
-
     def __init__(
         self,
         domain: Domain | str | Sequence[Domain | str] = "lab/A/hat-can",
@@ -377,70 +350,15 @@ class LabEnv(gymnasium.Env[np.ndarray, np.int64]):
         frame_skip: int = 12,
         render_mode: str | None = None,
     ) -> None:
-        self.render_mode = render_mode
-        self.observation_space = _observation_space(size)
-        self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
-        self._simulation = LabSimulation(parse_domains(LAB, domain), 1, frame_skip)
-        self._renderer = shared_renderer(size)
-
-    def _frame(self) -> np.ndarray:
-        out = np.empty(self.observation_space.shape or (), np.uint8)
-        self._simulation.draw(0, self._renderer, out)
-        return out
-
-    def _info(self) -> dict[str, Any]:
-        simulation = self._simulation
-        return {
-            "domain": int(simulation.domain[0]),
-            "factors": simulation.domains[simulation.domain[0]].factors,
-            "pose": simulation.pose[0].copy(),
-            "state": simulation.state()[0],
-            "clearance": float(simulation.clearance()[0]),
-        }
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode.
-
-        Args:
-            seed: Starts a new sequence of episodes; without it the next of the sequence begins.
-            options: `start`: 'cell' (default) or 'anywhere'; `stream`: number of the sequence under
-                the same seed, equal to that sub-environment of the vector form.
-
-        Returns:
-            Observation and info.
-        """
-        options = options or {}
-        fresh = self._simulation.episode[0] < 0 and seed is None
-        super().reset(seed=seed)
-        if seed is not None or fresh:
-            self._simulation.seed = int(self.np_random.integers(2**31)) if seed is None else seed
-            self._simulation.episode[0] = -1
-            self._simulation.streams[0] = options.get("stream", 0)
-        self._simulation.begin(0, options.get("start", "cell"))
-        return self._frame(), self._info()
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision; see the class."""
-        reward, terminated, truncated = self._simulation.advance(0, int(action))
-        return self._frame(), reward, terminated, truncated, self._info()
-
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The current picture in render mode 'rgb_array'."""
-        return self._frame() if self.render_mode == "rgb_array" else None
+        simulation = LabSimulation(parse_domains(LAB, domain), 1, frame_skip)
+        super().__init__(simulation, ACTION_SPACE, shared_renderer(size), size, render_mode)
 
 
-class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class LabVectorEnv(SimulationVectorEnv):
     """`n` rooms in one process that share one GL context; same task as `LabEnv`.
 
-    Autoreset mode is SAME_STEP: the observation of a step that ends an episode is the first of the
-    next one, and the ended episode's last is in `info["final_obs"]` where `info["_final_obs"]`.
-    Every transition is a true one.
-
-    `info` holds arrays indexed by room: `domain` int64 [n], `state` float32 [n, STATE_SIZE], `pose`
-    float64 [n, 3], `clearance` float64 [n]; after an end also `final_obs` uint8 [n, size, size, 3]
-    and `final_info` with `state` and `domain`.
+    See `SimulationVectorEnv`; `info` holds `domain` int64 [n], `state` float32 [n, STATE_SIZE],
+    `pose` float64 [n, 3] and `clearance` float64 [n].
 
     Args:
         domains: Domains of which each episode draws one uniformly.
@@ -451,7 +369,7 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render: False leaves observations black and needs no OpenGL.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": [], "render_fps": 5}
+    simulation: LabSimulation
     #: Names of the actions, for people.
     action_names = ACTIONS
     #: Actions that turn in place, for explorers.
@@ -467,87 +385,10 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         seed: int = 0,
         render: bool = True,
     ) -> None:
-        self.num_envs = num_envs
-        self.single_observation_space = _observation_space(size)
-        self.single_action_space = gymnasium.spaces.Discrete(len(ACTIONS))
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.simulation = LabSimulation(domains, num_envs, frame_skip)
-        self.simulation.seed = seed
-        self._start = "cell"
-        self._render = render
-        self._renderer = shared_renderer(size) if render else None
-        self._shape = (num_envs, size, size, 3)
-
-    def _frames(self) -> np.ndarray:
-        if self._renderer is None:
-            return np.broadcast_to(np.zeros((), np.uint8), self._shape)
-        out = np.empty(self._shape, np.uint8)
-        for i in range(self.num_envs):
-            self.simulation.draw(i, self._renderer, out[i])
-        return out
-
-    def _info(self) -> dict[str, Any]:
-        simulation = self.simulation
-        return {
-            "domain": simulation.domain.copy(),
-            "state": simulation.state(),
-            "pose": simulation.pose.copy(),
-            "clearance": simulation.clearance(),
-        }
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode in every room, or in those of `options["reset_mask"]`.
-
-        Args:
-            seed: One seed for all rooms (each is a stream of its own).
-            options: `start`: 'cell' (default) or 'anywhere', kept for automatic resets;
-                `reset_mask`: bool [n].
-
-        Returns:
-            Observations and info.
-        """
-        options = options or {}
-        if isinstance(seed, list):
-            raise ValueError(
-                "LabVectorEnv takes one seed, an int; its rooms are streams of that seed"
-            )
-        if seed is not None:
-            self.simulation.seed = seed
-            self.simulation.episode[:] = -1
-        self._start = options.get("start", "cell")
-        for index in np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool))):
-            self.simulation.begin(int(index), self._start)
-        return self._frames(), self._info()
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One decision in every room; see the class."""
-        n, simulation = self.num_envs, self.simulation
-        rewards = np.zeros(n)
-        terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-        for i, action in enumerate(np.asarray(actions).tolist()):
-            rewards[i], terminated[i], truncated[i] = simulation.advance(i, action)
-        ended = terminated | truncated
-        final: dict[str, Any] = {}
-        if ended.any():
-            frames = np.zeros(self._shape, np.uint8)
-            if self._renderer is not None:
-                for index in np.flatnonzero(ended):
-                    simulation.draw(int(index), self._renderer, frames[index])
-            last = {"state": simulation.state(), "domain": simulation.domain.copy()}
-            final = {
-                "final_obs": frames,
-                "_final_obs": ended,
-                "final_info": last,
-                "_final_info": ended,
-            }
-            for index in np.flatnonzero(ended):
-                simulation.begin(int(index), self._start)
-        return self._frames(), rewards, terminated, truncated, {**self._info(), **final}
+        simulation = LabSimulation(domains, num_envs, frame_skip)
+        simulation.seed = seed
+        renderer = shared_renderer(size) if render else None
+        super().__init__(simulation, ACTION_SPACE, renderer, size)
 
     def labels(self) -> dict[str, np.ndarray]:
         """Ground truth for probes, arrays [n].
@@ -580,11 +421,3 @@ class LabVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             kinds[i] = np.append(view[-1], -1)[index]
             self._renderer.frame(*view[:3], *nothing, empty[i])
         return kinds, empty
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that changes, as arrays, for exact continuation."""
-        return self.simulation.state_dict()
-
-    def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restores what `state_dict` gave; the next `step` goes on from there."""
-        self.simulation.load_state_dict(arrays)

@@ -205,7 +205,6 @@ class LabRenderer:
         self._model = model  # the context keeps no reference to it
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         atexit.register(self._context.free)  # before the GL context's own
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), np.uint8)
         self._scene = scene = mujoco.MjvScene(model, 64)
@@ -294,6 +293,8 @@ class LabRenderer:
 
     def _draw(self) -> np.ndarray:
         mujoco = self._mujoco
+        # A renderer of another size may have drawn since.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
         return self._buffer[::-1]

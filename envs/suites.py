@@ -5,8 +5,9 @@ A suite says what the vision sees (D_U), where the policy learns (D_S) and is sc
 
 from __future__ import annotations
 
-from envs import deepmind_lab, make_lab_vector
+from envs import deepmind_lab, make_jaco_vector, make_lab_vector
 from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Suite, product
+from envs.jaco_suites import JACO_SUITES
 from envs.lab import LAB
 from envs.protocols import Shift, make_protocol
 from envs.registry import Simulator
@@ -113,6 +114,7 @@ DMLAB_SUITES = (
 
 SIMULATORS = (
     Simulator("darla/Lab-v0", make_lab_vector, LAB_SUITES),
+    Simulator("darla/Jaco-v0", make_jaco_vector, JACO_SUITES),
     Simulator(
         "darla/DeepMindLab-v0",
         deepmind_lab.make_dmlab_vector,

@@ -104,45 +104,29 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
     Returns:
         Accuracy (0-1) per factor of D_U that varies (`room`; `pair/visible` counts frames with an
         object in view), of the nearest object's `kind`, and median absolute error of its `bearing`
-        (degrees) and `distance` (metres). Chance is beside each accuracy as `<name>/chance`.
+        (degrees) and `distance` (metres), and of whatever else the world labels with one number per
+        frame, in the label's unit. Chance is beside each accuracy as `<name>/chance`.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     labels, n = frames.labels, len(frames)
     fit = np.arange(n) < n // 2
     visible = np.ones(n, bool)
     if "kinds" in labels:
         visible = (labels["kinds"] >= 0).reshape(n, -1).sum(1) >= VISIBLE_PIXELS
     result: dict[str, float] = {}
-
-    def accuracy(name: str, target: np.ndarray, where: np.ndarray) -> None:
-        train, test = fit & where, ~fit & where
-        if len(np.unique(target[train])) < 2 or not test.any():
-            return
-        classifier = LogisticRegression(max_iter=1000, random_state=seed)
-        model = make_pipeline(StandardScaler(), classifier).fit(latents[train], target[train])
-        result[name] = float(model.score(latents[test], target[test]))
-        result[f"{name}/chance"] = float(
-            np.unique(target[test], return_counts=True)[1].max() / test.sum()
-        )
-
     for name in frames.factors[0] if frames.factors else ():
         values = np.array([str(factors[name]) for factors in frames.factors])[labels["domain"]]
-        accuracy(name, values, np.ones(n, bool))
+        result |= _accuracy(name, latents, values, fit, np.ones(n, bool), seed)
         if "kinds" in labels:
-            accuracy(f"{name}/visible", values, visible)
+            result |= _accuracy(f"{name}/visible", latents, values, fit, visible, seed)
     if "kind" in labels:
-        visible = visible & (labels["kind"] >= 0)
-        accuracy("kind", labels["kind"], visible)
-        near = visible & (labels["distance"] < PROBE_METRES)
-        for name in ("bearing", "distance"):
-            if (fit & near).sum() > 1 and (~fit & near).any():
-                model = make_pipeline(StandardScaler(), Ridge(1.0))
-                model.fit(latents[fit & near], labels[name][fit & near])
-                error = np.abs(model.predict(latents[~fit & near]) - labels[name][~fit & near])
-                result[name] = float(np.median(error))
+        known = visible & (labels["kind"] >= 0)
+        result |= _accuracy("kind", latents, labels["kind"], fit, known, seed)
+    for name, values in labels.items():
+        if values.ndim == 1 and np.issubdtype(values.dtype, np.floating):
+            known = np.isfinite(values)
+            if name in ("bearing", "distance"):
+                known &= visible & (labels["distance"] < PROBE_METRES)
+            result |= _median_error(name, latents, values, fit, known)
     return result
 
 
@@ -205,6 +189,46 @@ def _follows(columns: dict[str, np.ndarray], name: str, names: list[str]) -> boo
         for other in names
         if other != name
     )
+
+
+def _accuracy(
+    name: str,
+    latents: np.ndarray,
+    values: np.ndarray,
+    fit: np.ndarray,
+    where: np.ndarray,
+    seed: int,
+) -> dict[str, float]:
+    """Accuracy of a classifier, and chance; nothing where there are not two classes to learn."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = fit & where, ~fit & where
+    if len(np.unique(values[train])) < 2 or not test.any():
+        return {}
+    classifier = LogisticRegression(max_iter=1000, random_state=seed)
+    model = make_pipeline(StandardScaler(), classifier).fit(latents[train], values[train])
+    most = np.unique(values[test], return_counts=True)[1].max()
+    return {
+        name: float(model.score(latents[test], values[test])),
+        f"{name}/chance": float(most / test.sum()),
+    }
+
+
+def _median_error(
+    name: str, latents: np.ndarray, values: np.ndarray, fit: np.ndarray, where: np.ndarray
+) -> dict[str, float]:
+    """Median absolute error of a linear regression; nothing where nothing is known."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = fit & where, ~fit & where
+    if train.sum() < 2 or not test.any():
+        return {}
+    model = make_pipeline(StandardScaler(), Ridge(1.0)).fit(latents[train], values[train])
+    return {name: float(np.median(np.abs(model.predict(latents[test]) - values[test])))}
 
 
 def describe_latents(divergences: np.ndarray) -> dict[str, Any]:

@@ -117,6 +117,29 @@ class TestPlayEpisodes:
             assert (e.length == 1) == (ball == paddle)
         assert [(e.env, e.episode) for e in episodes] == list(np.ndindex(4, 4))
 
+    def test_success_is_reached_at_any_decision_of_an_episode(self):
+        class Telling(Catch):
+            """Succeeds where the paddle is below the ball, which it may leave again."""
+
+            def _info(self):
+                return {**super()._info(), "success": self._ball == self._paddle}
+
+            def step(self, actions):
+                self._paddle = np.clip(self._paddle + np.asarray(actions) - 1, 0, COLUMNS - 1)
+                below = self._ball == self._paddle
+                *rest, info = super().step(np.ones(self.num_envs, int))
+                if "final_info" in info:
+                    info["final_info"]["success"] = below
+                return *rest, info
+
+        episodes = self.play(Perfect(), 3, vector=Telling(DOMAINS, 4, seed=0))
+        assert {e.success for e in episodes} == {True}
+        drifting = self.play(None, 20, vector=Telling(DOMAINS, 4, seed=0))
+        assert {e.success for e in drifting} == {True, False}
+        assert all(e.success for e in drifting if e.return_ == 1.0)
+        assert any(e.success for e in drifting if e.return_ == -1.0)
+        assert {e.success for e in self.play(None, 1)} == {None}
+
     def test_a_policy_refuses_another_perception(self):
         policy = new_policy(toy_perception(version=1))
         with pytest.raises(FingerprintError, match="factors-1.*not on 'factors' factors-0"):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 import time
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.results import summarise
-from benchmarks.scores import UNFINISHED, Score
+from benchmarks.scores import UNFINISHED, Score, parse_scores
+from benchmarks.tables import csv_table, markdown_table
+from darla.errors import CorruptFileError
 from envs.lab import LAB
 
 
@@ -46,6 +49,21 @@ def test_results_are_the_numbers_of_the_rows(scores_of) -> None:
     for entry in row["domains"]:
         expected = np.mean([score.value for score in scores if score.domain == entry["domain"]])
         assert entry["score"]["mean"] == pytest.approx(expected)
+
+
+def test_success_is_told_where_a_world_reports_it(scores_of) -> None:
+    scores = [dataclasses.replace(each, success=each.episode % 4 == 0) for each in scores_of()]
+    assert Score.of_row(json.loads(json.dumps(scores[0].row())), "here") == scores[0]
+    summary = summarise(scores)
+    share = np.mean([score.success for score in scores if score.group == "target"])
+    assert row_of(summary, "darla")["success"]["target"] == pytest.approx(share)
+    assert f"| {100 * share:.0f} % |" in markdown_table(summary)
+    assert "darla,success," in csv_table(summary)
+    without = summarise(scores_of())
+    assert row_of(without, "darla")["success"] is None
+    assert "success" not in markdown_table(without)
+    with pytest.raises(CorruptFileError, match="'success' holds 'yes'"):
+        parse_scores([scores[0].row() | {"success": "yes"}])
 
 
 def test_encoder_ood_is_never_averaged_into_the_target(scores_of) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete, MultiDiscrete
 
 from darla.config import Config
 from darla.errors import CorruptFileError
@@ -65,12 +66,21 @@ def test_validation_labels_tell_objects_from_the_room(config: Config) -> None:
 
 
 def test_the_explorer_persists_and_turns_away_from_walls() -> None:
-    walker = Explorer(500, 8, (4, 5), np.random.default_rng(0))
+    walker = Explorer(500, Discrete(8), (4, 5), np.random.default_rng(0))
     first = walker.act(np.full(500, 9.0)).copy()
     second = walker.act(np.full(500, 9.0)).copy()
     assert 0.6 < (first == second).mean() < 0.8
     near = walker.act(np.full(500, TURN_AWAY - 0.1))
     assert set(near.tolist()) == {4, 5}
+
+
+def test_the_explorer_walks_in_each_of_several_choices() -> None:
+    walker = Explorer(500, MultiDiscrete([5, 5, 2]), (), np.random.default_rng(0))
+    first = walker.act(None).copy()
+    second = walker.act(None)
+    assert first.shape == (500, 3) and first.max(0).tolist() == [4, 4, 1]
+    kept = first == second
+    assert (kept.mean(0) > 0.6).all() and 0 < kept.all(1).mean() < 0.6
 
 
 def test_frames_are_collected_resumed_and_described(config: Config) -> None:

@@ -185,6 +185,14 @@ def test_exploration_starts_see_more_than_walls() -> None:
     assert 10 <= env.simulation.present.sum(1).min() < env.simulation.present.sum(1).max() <= 20
 
 
+def test_renderers_of_several_sizes_do_not_disturb_each_other() -> None:
+    small, large = (LabVectorEnv(SOURCES, 2, size=size) for size in (32, 64))
+    before, _ = small.reset(seed=0)
+    large.reset(seed=0)
+    frames, *_ = small.reset(seed=0)
+    assert (frames == before).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_objects_are_recognised_from_four_metres(kind: str) -> None:
     pair = "hat-can" if kind in ("hat", "can") else "cake-balloon"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,15 @@ def test_probes_read_latents_that_hold_the_answer(frames: Frames) -> None:
     assert result["room"] == result["room/visible"] == 1.0
     assert result["bearing"] < 0.2
     assert result["distance"] < 0.05
+
+
+def test_any_label_of_one_number_is_probed_where_it_is_known(frames: Frames) -> None:
+    height = np.random.default_rng(0).normal(size=len(frames))
+    height[::5] = np.nan
+    labelled = dataclasses.replace(frames, labels={**frames.labels, "hand_z": height})
+    latents = np.stack([np.nan_to_num(height), -np.ones(len(frames))], axis=1)
+    assert probe(latents, labelled)["hand_z"] < 0.05
+    assert "hand_z" not in probe(latents, frames)
 
 
 def test_probes_of_noise_stay_at_chance(frames: Frames) -> None:

@@ -426,11 +426,12 @@ class JacoEnv(SimulationEnv):
         Truncated after 150 frames (15 s); never terminated.
 
     Factors of variation:
-        desk, object, scene, colour, size, table, surface, backdrop, wallpaper, arm, light, lamp, azimuth,
-        elevation, distance, fov, blur, noise, speed, latency (see `envs.jaco.JACO`); an episode
-        draws one of the given domains uniformly. `info` holds `factors`, `domain` (index), `state`
-        (ground truth, see `JacoSimulation.state`), `joints` (radians), `distance` (metres from the
-        nearest fingertip to the target's middle) and `success` (that distance is below 5 cm).
+        desk, object, scene, colour, size, table, surface, backdrop, wallpaper, arm, light, lamp,
+        azimuth, elevation, distance, fov, blur, noise, speed, latency (see `envs.jaco.JACO`); an
+        episode draws one of the given domains uniformly. `info` holds `factors`, `domain` (index),
+        `state` (ground truth, see `JacoSimulation.state`), `joints` (radians), `distance` (metres
+        from the nearest fingertip to the target's middle) and `success` (that distance is below 5
+        cm).
 
     Registered ids:
         `darla/Jaco-v0`.

@@ -427,10 +427,11 @@ class JacoEnv(SimulationEnv):
 
     Factors of variation:
         desk, object, scene, colour, size, table, surface, backdrop, wallpaper, arm, light, lamp,
-        azimuth, elevation, distance, fov, blur, noise, speed, latency (see `envs.jaco.JACO`); an episode
-        draws one of the given domains uniformly. `info` holds `factors`, `domain` (index), `state`
-        (ground truth, see `JacoSimulation.state`), `joints` (radians), `distance` (metres from the
-        nearest fingertip to the target's middle) and `success` (that distance is below 5 cm).
+        azimuth, elevation, distance, fov, blur, noise, speed, latency (see `envs.jaco.JACO`); an
+        episode draws one of the given domains uniformly. `info` holds `factors`, `domain` (index),
+        `state` (ground truth, see `JacoSimulation.state`), `joints` (radians), `distance` (metres
+        from the nearest fingertip to the target's middle) and `success` (that distance is below 5
+        cm).
 
     Registered ids:
         `darla/Jaco-v0`.

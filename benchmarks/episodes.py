@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from agents.acting import Decision, play_episodes, spread
 from agents.algorithms import POLICY_FILE, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Actions, Policy
-from benchmarks.scores import Score
+from benchmarks.scores import UNFINISHED, Score
 from benchmarks.transfer import exams_of
 from darla.config import Config
 from darla.devices import torch_threads
@@ -32,8 +32,7 @@ from darla.rundir import RunDirectory
 from darla.storage import read_bytes, read_json, sha256_file, write_bytes, write_json
 from darla.vision.pictures import load_decoder
 from envs import make_vector
-from envs.domains import Domain, Value
-from envs.registry import suite_of
+from envs.domains import Domain, Suite, Value
 
 FORMAT: Literal["darla-episode"] = "darla-episode"
 VERSION = 1
@@ -137,21 +136,23 @@ class Recording:
 
 def record(
     run: RunDirectory,
+    suite: Suite,
     cell: Cell,
     domain: Domain,
     episode: int,
     *,
-    scores: Mapping[tuple, Score],
+    scores: Sequence[Score],
     seed: int | None = None,
 ) -> Recording:
     """Plays one of the episodes that a cell is scored on, and keeps what happens.
 
     Args:
         run: Holds the trained policy and vision.
+        suite: What the cell is scored on, the run's own suite or another one.
         cell: Who plays.
         domain: Where.
         episode: Number of the episode within cell and domain, as in `scores.jsonl`.
-        scores: The run's scores by their keys.
+        scores: The run's scores.
         seed: Another seed of layouts and random actions than `transfer.seed`: an episode of a
             scoring that did not take place.
 
@@ -160,9 +161,9 @@ def record(
         MissingFileError: The cell, or the vision, is not trained yet.
         CorruptFileError: A file of them is damaged.
     """
-    config, suite = run.config, suite_of(run.config)
+    config = run.config
     seed = config.transfer.seed if seed is None else seed
-    own_seed, quota, env, number = _place(config, domain, episode, seed)
+    own_seed, quota, env, number = _place(config, suite, domain, episode, seed)
     policy = load_policy(run, cell)
     perception = perception_of(run, cell.perception, cell.seed)
     vector = make_vector(config.environment, [domain], len(quota), seed=own_seed)
@@ -179,9 +180,15 @@ def record(
             watch=watcher,
         )
     actions = Actions.of(vector.single_action_space)
-    scored_in = "" if domain in suite.d_s else suite.name
-    key = (cell.algorithm, cell.perception, cell.seed, scored_in, domain.id, episode)
-    scored = scores.get(key) if seed == config.transfer.seed else None
+    layout_seed = (own_seed, env, number)
+    scored = next(
+        (
+            Outcome(return_=score.value, length=score.length)
+            for score in scores_in(scores, suite, cell, domain)
+            if score.episode == episode and score.layout_seed == layout_seed
+        ),
+        None,
+    )
     facts = Facts(
         run=config.name,
         suite=suite.name,
@@ -197,9 +204,9 @@ def record(
         epsilon=config.transfer.epsilon,
         transfer_seed=seed,
         episode=episode,
-        layout_seed=(own_seed, env, number),
+        layout_seed=layout_seed,
         outcome=Outcome(return_=played.return_, length=played.length),
-        scored=Outcome(return_=scored.value, length=scored.length) if scored else None,
+        scored=scored,
         fps=vector.metadata.get("render_fps"),
         choices=actions.choices,
         options=getattr(vector, "action_names", _numbered(actions)),
@@ -208,10 +215,16 @@ def record(
     return Recording(facts, _arrays(run, perception, watcher.columns))
 
 
-def episodes_in(config: Config, domain: Domain) -> int:
-    """Returns the number of episodes that every cell is scored on in a domain."""
-    exams = exams_of(suite_of(config), config.transfer.episodes)
-    return next((exam.episodes for exam in exams if exam.domain == domain), 1)
+def scores_in(scores: Sequence[Score], suite: Suite, cell: Cell, domain: Domain) -> list[Score]:
+    """Returns the scores of a cell in a domain of a suite, without those of unfinished training."""
+    return [
+        score
+        for score in scores
+        if Cell(score.algorithm, score.perception, score.seed) == cell
+        and score.domain == domain.id
+        and (score.split == "source" or score.suite == suite.name)
+        and UNFINISHED not in score.tags
+    ]
 
 
 def save_recording(path: Path, recording: Recording) -> None:
@@ -255,9 +268,12 @@ def load_recording(path: Path) -> Recording:
 def recording_path(run: RunDirectory, facts: Facts) -> Path:
     """Returns where a run keeps a recording: `replay/<cell>/<domain>-e<episode>.json`."""
     cell = Cell(facts.algorithm, facts.perception, facts.seed)
-    words = [re.sub(r"[^\w.=-]+", "-", facts.domain), f"e{facts.episode}"]
+    words = [re.sub(r"[^\w.=-]+", "-", facts.domain)]
+    if facts.suite != run.config.suite:
+        words.append(re.sub(r"[^\w.=-]+", "-", facts.suite))
     if facts.transfer_seed != run.config.transfer.seed:
-        words.insert(1, f"seed{facts.transfer_seed}")
+        words.append(f"seed{facts.transfer_seed}")
+    words.append(f"e{facts.episode}")
     return run.path / "replay" / cell.id / f"{'-'.join(words)}.json"
 
 
@@ -312,14 +328,15 @@ def _arrays(
 
 
 def _place(
-    config: Config, domain: Domain, episode: int, seed: int
+    config: Config, suite: Suite, domain: Domain, episode: int, seed: int
 ) -> tuple[int, list[int], int, int]:
     """Returns where in a scoring an episode is.
 
     That is: the seed of its worker, the episodes of each of that worker's environments, the index
     of its environment among them, and its number there.
     """
-    count = episodes_in(config, domain)
+    exams = exams_of(suite, config.transfer.episodes)
+    count = next((exam.episodes for exam in exams if exam.domain == domain), 1)
     if not 0 <= episode < count:
         raise DomainError(
             f"there is no episode {episode} in '{domain}', which is scored on {count}; "

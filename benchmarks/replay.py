@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from agents.algorithms import POLICY_FILE
 from agents.cells import Cell, cells_of
-from benchmarks.episodes import Recording, record, recording_path, save_recording
+from benchmarks.episodes import Recording, record, recording_path, save_recording, scores_in
 from benchmarks.rows import entrant
 from benchmarks.scores import Score, read_scores
 from benchmarks.tables import number
@@ -27,8 +27,7 @@ from darla.errors import ConfigError, MissingFileError, did_you_mean
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import write_text
-from envs.domains import Domain
-from envs.registry import suite_of
+from envs.domains import Domain, Suite
 
 FPS = 5.0
 """Decisions per second where the world does not say."""
@@ -65,29 +64,26 @@ def choose_cell(run: RunDirectory, cell_id: str | None) -> Cell:
     return cells[cell_id]
 
 
-def choose_domains(run: RunDirectory, ids: Sequence[str]) -> list[Domain]:
+def choose_domains(suite: Suite, ids: Sequence[str]) -> list[Domain]:
     """Returns the domains with these ids; without any, the first source and the first target.
 
     Raises:
         DomainError: The suite has no such domain.
     """
-    suite = suite_of(run.config)
     if not ids:
         return [suite.d_s[0], suite.d_t[0]]
     return [suite.domain(text) for text in dict.fromkeys(ids)]
 
 
-def choose_episode(scores: Mapping[tuple, Score], cell: Cell, domain: Domain, which: str) -> int:
+def choose_episode(
+    scores: Sequence[Score], suite: Suite, cell: Cell, domain: Domain, which: str
+) -> int:
     """Returns the number of the scored episode of the 'best' or the 'worst' return.
 
     Raises:
         MissingFileError: The cell was not scored in this domain.
     """
-    own = [
-        score
-        for score in scores.values()
-        if Cell(score.algorithm, score.perception, score.seed) == cell and score.domain == domain.id
-    ]
+    own = scores_in(scores, suite, cell, domain)
     if not own:
         raise MissingFileError(
             f"{cell.id} was not scored in '{domain}'; give --episode, or run `darla transfer` first"
@@ -98,6 +94,7 @@ def choose_episode(scores: Mapping[tuple, Score], cell: Cell, domain: Domain, wh
 
 def record_episodes(
     run: RunDirectory,
+    suite: Suite,
     cell: Cell,
     domains: Sequence[Domain],
     *,
@@ -110,6 +107,7 @@ def record_episodes(
 
     Args:
         run: The run.
+        suite: What the cell is scored on.
         cell: Who plays.
         domains: Where.
         episode: Number of the episode, as in `scores.jsonl`; 0 if neither it nor `which` is given.
@@ -120,14 +118,15 @@ def record_episodes(
     Raises:
         DarlaError: See `benchmarks.episodes.record` and `choose_episode`.
     """
-    scores = {score.key: score for score in read_scores(run)} if run.scores.exists() else {}
+    scores = read_scores(run) if run.scores.exists() else []
     chosen = [
-        choose_episode(scores, cell, domain, which) if which else episode or 0 for domain in domains
+        choose_episode(scores, suite, cell, domain, which) if which else episode or 0
+        for domain in domains
     ]
     recordings = []
     with Progress("replay", len(domains), "episodes", quiet=quiet) as progress:
         for domain, each in zip(domains, chosen, strict=True):
-            recording = record(run, cell, domain, each, scores=scores, seed=seed)
+            recording = record(run, suite, cell, domain, each, scores=scores, seed=seed)
             save_recording(recording_path(run, recording.facts), recording)
             recordings.append(recording)
             progress.update(len(recordings))

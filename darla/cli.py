@@ -64,7 +64,7 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         metavar="SUITE",
-        help="Score on the targets of another suite with the same D_U and D_S.",
+        help="The targets of another suite with the same D_U and D_S.",
         show_default=False,
     ),
 ]
@@ -542,6 +542,7 @@ def replay_command(
             "if any is.",
         ),
     ] = None,
+    protocol: Protocol = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(
@@ -579,6 +580,7 @@ def replay_command(
     from benchmarks.films import choose_writer
     from benchmarks.replay import choose_cell, choose_domains, record_episodes
     from darla.rundir import RunDirectory
+    from envs.registry import protocol_of
 
     asked = {
         "--episode": episode is not None,
@@ -594,11 +596,12 @@ def replay_command(
     page = output or opened.path / "replay" / f"replay.{format}"
     if page.suffix != f".{format}":
         raise ConfigError(f"'{page}' must end in .{format}, or give --format")
-    player, domains = choose_cell(opened, cell), choose_domains(opened, domain or [])
+    suite = protocol_of(opened.config, protocol or opened.config.suite)
+    player, domains = choose_cell(opened, cell), choose_domains(suite, domain or [])
     _check_machine(opened.config)
     which = "best" if best else "worst" if worst else None
     recordings = record_episodes(
-        opened, player, domains, episode=episode, which=which, seed=seed, quiet=quiet
+        opened, suite, player, domains, episode=episode, which=which, seed=seed, quiet=quiet
     )
     write(recordings, page)
     rows = [

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -53,13 +54,13 @@ def test_a_recording_is_the_episode_that_was_scored(run: RunDirectory, cell) -> 
     ]
     assert {episode.return_ for episode in scored} == {-1.0, 1.0}
     for number, episode in enumerate(scored):
-        facts = record(run, cell, domain, number, scores={}).facts
+        facts = record(run, SUITE, cell, domain, number, scores=[]).facts
         assert facts.outcome == Outcome(return_=episode.return_, length=episode.length)
         assert facts.layout_seed == (episode.seed, episode.env, episode.episode)
 
 
 def test_the_arrays_belong_to_the_same_decisions(run: RunDirectory) -> None:
-    recording = record(run, FACTORS, SUITE.d_t[0], 5, scores={})
+    recording = record(run, SUITE, FACTORS, SUITE.d_t[0], 5, scores=[])
     facts, arrays = recording.facts, recording.arrays
     assert facts.outcome.length == ROWS - 1 == len(arrays["frames"])
     seed, env, number = facts.layout_seed
@@ -86,7 +87,7 @@ def test_the_arrays_belong_to_the_same_decisions(run: RunDirectory) -> None:
 
 
 def test_darla_paints_what_its_dae_reads_in_the_vae(run: RunDirectory) -> None:
-    arrays = record(run, DARLA, SUITE.d_s[0], 0, scores={}).arrays
+    arrays = record(run, SUITE, DARLA, SUITE.d_s[0], 0, scores=[]).arrays
     dae, vae = make_dae(run.config), make_vae(run.config)
     load_model(dae, run.vision / "dae.safetensors")
     load_model(vae, run.vision / "vision.safetensors")
@@ -97,7 +98,7 @@ def test_darla_paints_what_its_dae_reads_in_the_vae(run: RunDirectory) -> None:
 
 
 def test_probabilities_are_those_of_a_policy_with_a_memory(run: RunDirectory) -> None:
-    recording = record(run, A3C, SUITE.d_t[0], 2, scores={})
+    recording = record(run, SUITE, A3C, SUITE.d_t[0], 2, scores=[])
     assert recording.facts.preference == "probability"
     policy = load_policy(run, A3C)
     memory = policy.start(1)
@@ -112,24 +113,29 @@ def test_a_recording_says_what_the_table_says(run: RunDirectory) -> None:
     domain = SUITE.d_t[0]
     names = {"suite": "catch", "domain": domain.id, "tags": ("target",), "split": "target"}
     cell = {"algorithm": "dqn", "perception": "factors", "seed": 0, "episode": 1}
-    numbers = {"layout_seed": (1, 0, 0), "value": 0.5, "length": 9, "decisions": 1, "frames": 1}
-    score = Score(**names, **cell, **numbers)  # type: ignore[arg-type]
-    scores = {score.key: score}
-    facts = record(run, FACTORS, domain, 1, scores=scores).facts
+    layout_seed = record(run, SUITE, FACTORS, domain, 1, scores=[]).facts.layout_seed
+    numbers = {"layout_seed": layout_seed, "value": 0.5, "length": 9, "decisions": 1, "frames": 1}
+    scores = [Score(**names, **cell, **numbers)]  # type: ignore[arg-type]
+    facts = record(run, SUITE, FACTORS, domain, 1, scores=scores).facts
     assert facts.scored == Outcome(return_=0.5, length=9) != facts.outcome
-    assert record(run, FACTORS, domain, 0, scores=scores).facts.scored is None
-    other = record(run, FACTORS, domain, 1, scores=scores, seed=3).facts
+    assert record(run, SUITE, FACTORS, domain, 0, scores=scores).facts.scored is None
+    for change in ({"tags": ("target", "unfinished")}, {"layout_seed": (1, 0, 0)}, {"suite": "x"}):
+        others = [dataclasses.replace(scores[0], **change)]
+        assert record(run, SUITE, FACTORS, domain, 1, scores=others).facts.scored is None
+    other = record(run, SUITE, FACTORS, domain, 1, scores=scores, seed=3).facts
     assert other.scored is None and other.layout_seed[0] != facts.layout_seed[0]
     folder = run.path / "replay" / "dqn-factors-s0"
     assert recording_path(run, facts) == folder / "catch-pink-e1.json"
     assert recording_path(run, other) == folder / "catch-pink-seed3-e1.json"
+    protocol = facts.model_copy(update={"suite": "shifts@v1"})
+    assert recording_path(run, protocol) == folder / "catch-pink-shifts-v1-e1.json"
 
 
 def test_an_episode_that_is_not_scored_is_refused(run: RunDirectory) -> None:
     with pytest.raises(DomainError, match=r"no episode 14 in 'catch/pink', .* from 0 to 13"):
-        record(run, FACTORS, SUITE.d_t[0], 14, scores={})
+        record(run, SUITE, FACTORS, SUITE.d_t[0], 14, scores=[])
     with pytest.raises(DomainError, match="from 0 to 6"):
-        record(run, FACTORS, SUITE.d_s[0], 7, scores={})
+        record(run, SUITE, FACTORS, SUITE.d_s[0], 7, scores=[])
 
 
 @pytest.fixture

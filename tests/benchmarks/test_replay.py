@@ -65,24 +65,24 @@ class TestChoices:
         with pytest.raises(MissingFileError, match="`darla train`"):
             choose_cell(run, None)
 
-    def test_the_first_source_and_target_unless_others_are_named(self, run: RunDirectory) -> None:
-        assert choose_domains(run, []) == [SUITE.d_s[0], SUITE.d_t[0]]
-        assert choose_domains(run, ["catch/pink", "catch/pink"]) == [SUITE.d_t[0]]
+    def test_the_first_source_and_target_unless_others_are_named(self) -> None:
+        assert choose_domains(SUITE, []) == [SUITE.d_s[0], SUITE.d_t[0]]
+        assert choose_domains(SUITE, ["catch/pink", "catch/pink"]) == [SUITE.d_t[0]]
         with pytest.raises(DomainError, match="did you mean 'catch/pink'"):
-            choose_domains(run, ["catch/punk"])
+            choose_domains(SUITE, ["catch/punk"])
 
     def test_best_and_worst_are_those_of_the_table(self, scores_of) -> None:
         rows = [
-            dataclasses.replace(score, domain="catch/pink")
+            dataclasses.replace(score, domain="catch/pink", suite="catch")
             for score in scores_of("factors", seeds=2)
             if score.domain == "lab/B/hat-can"
         ]
-        scores, (domain,) = {row.key: row for row in rows}, SUITE.d_t
+        (domain,) = SUITE.d_t
         values = [row.value for row in rows if row.seed == 0]
-        assert choose_episode(scores, CELLS[0], domain, "best") == np.argmax(values)
-        assert choose_episode(scores, CELLS[0], domain, "worst") == np.argmin(values)
+        assert choose_episode(rows, SUITE, CELLS[0], domain, "best") == np.argmax(values)
+        assert choose_episode(rows, SUITE, CELLS[0], domain, "worst") == np.argmin(values)
         with pytest.raises(MissingFileError, match="dqn-darla-s0 was not scored in"):
-            choose_episode(scores, CELLS[1], domain, "best")
+            choose_episode(rows, SUITE, CELLS[1], domain, "best")
 
 
 class TestLatents:
@@ -215,7 +215,7 @@ class TestCommand:
 
     def test_the_worst_is_played_again(self, run: RunDirectory, scores_of, capsys) -> None:
         rows = [
-            score.row() | {"domain": "catch/pink", "perception": "factors"}
+            score.row() | {"domain": "catch/pink", "suite": "catch", "perception": "factors"}
             for score in scores_of(seeds=1)
             if score.domain == "lab/B/hat-can"
         ]

@@ -48,9 +48,10 @@ class Explorer:
         turns: tuple[int, ...],
         rng: np.random.Generator,
     ) -> None:
-        self._options: Any = space.n if isinstance(space, Discrete) else space.nvec
+        choices: Any = space
+        self._options: Any = choices.n if isinstance(space, Discrete) else choices.nvec
         self._turns, self._rng = turns, rng
-        self._last = rng.integers(0, self._options, (n, *space.shape))
+        self._last = rng.integers(0, self._options, (n, *choices.shape))
         self._side = rng.integers(0, 2, n)
 
     def act(self, clearance: np.ndarray | None) -> np.ndarray:

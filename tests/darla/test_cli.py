@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from darla import cli, doctor
+from darla import cli, cluster, doctor
 from darla.cli import app
 from darla.config import Config
 from darla.doctor import Check
@@ -246,6 +247,7 @@ def test_every_example_is_valid(config, stages, capsys, monkeypatch):
         (config.parent / "configs" / f"{name}.yaml").write_text(f"name: {name}\n")
     (config.parent / "salt.txt").write_text(SALT)
     monkeypatch.setattr(cli, "_train_side_by_side", cli._train)
+    monkeypatch.setattr(cluster, "ray_session", contextlib.nullcontext)
     darla("run", "lab-quick")
     for command in COMMANDS:
         darla(*command.split(), "--help")

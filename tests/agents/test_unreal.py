@@ -248,7 +248,7 @@ def test_a_continued_training_ends_with_the_same_bits(lone_pool, tmp_path, monke
 
 def test_other_perceptions_are_refused_before_anything_is_trained():
     agents = AgentsConfig(algorithms=("unreal",), perceptions=("pixels", "darla"))
-    with pytest.raises(ConfigError, match=r"not on perception 'darla'.*perceptions=\[pixels\]"):
+    with pytest.raises(ConfigError, match="not on perception .darla.; it needs pixels among"):
         cells_of(Config(name="x", agents=agents))
 
 

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import envs
 from darla.config import EnvironmentConfig
 from darla.errors import ConfigError
-from envs.digest import frame_digest
+from envs.digest import draw_actions, frame_digest
 from envs.domains import Domain
 from envs.registry import simulators
 from envs.single import SingleVectorEnv, draw_episode
@@ -56,7 +56,7 @@ def make(id: str, domains: list[Domain], n: int, **options: Any) -> VectorEnv:
 
 def actions_of(vector: VectorEnv, steps: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.integers(vector.action_space.nvec) for _ in range(steps)]  # type: ignore[attr-defined]
+    return [draw_actions(vector, rng) for _ in range(steps)]
 
 
 def mixed(id: str) -> list[Domain]:
@@ -179,7 +179,7 @@ import sys
 from tests.envs import deepmind_lab_double
 sys.modules["deepmind_lab"] = deepmind_lab_double
 from darla.config import EnvironmentConfig
-from envs.digest import frame_digest
+from envs.digest import draw_actions, frame_digest
 from envs.registry import get_simulator
 for id in {ids}:
     print(id, frame_digest(EnvironmentConfig(id=id), get_simulator(id).suites[0].d_u[0], seed=5))

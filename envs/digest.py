@@ -46,5 +46,5 @@ def frame_digest(
 def draw_actions(vector: VectorEnv, rng: np.random.Generator) -> np.ndarray:
     """Draws uniform actions: int64 [n], or [n, choices] where several choices are made at once."""
     space: Any = vector.single_action_space
-    options = space.n if isinstance(space, Discrete) else space.nvec
+    options: Any = space.n if isinstance(space, Discrete) else space.nvec
     return rng.integers(options, size=(vector.num_envs, *space.shape))

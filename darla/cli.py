@@ -231,6 +231,7 @@ def train_command(
     cells = _narrowed(cells_of(tree), algorithm=algorithm, perception=perception, seed=seed)
     _check_cells(cells, tree)
     _check_machine(tree, frames=any(cell.perception != "factors" for cell in cells))
+    _check_actions(cells, tree)
     with _opened(tree) as run:
         _train(run, cells, quiet)
         stages = run.status()["stages"]
@@ -725,6 +726,7 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     cells = cells_of(config)
     _check_cells(cells, config)
     _check_machine(config)
+    _check_actions(cells, config)
     with _opened(config) as run:
         _check_room(run)
         with _trained_beside(run, cells, quiet):
@@ -762,6 +764,7 @@ def run_benchmark(
     suites = [protocol_of(config, name) for name in protocols]
     _check_cells(cells, config)
     _check_machine(config)
+    _check_actions(cells, config)
     with _opened(config, create=not allow_unfinished) as run, ray_session(config.ray):
         if not allow_unfinished:
             _check_room(run)
@@ -1017,6 +1020,19 @@ def _check_cells(cells: Sequence[Cell], config: Config) -> None:
 
     for cell in cells:
         check_perception(cell.perception, config, suite_of(config).world.state_size)
+
+
+def _check_actions(cells: Sequence[Cell], config: Config) -> None:
+    """Refuses algorithms that cannot act in the world that is configured."""
+    from agents.policy import Actions
+    from envs import make_vector
+    from envs.registry import suite_of
+
+    for algorithm in sorted({cell.algorithm for cell in cells} - {"a3c"}):
+        sources = suite_of(config).d_s[:1]
+        vector = make_vector(config.environment, sources, 1, seed=0, render=False)
+        Actions.of(vector.single_action_space).count(algorithm)
+        vector.close()
 
 
 def _check_machine(config: Config, *, frames: bool = True) -> None:

@@ -639,3 +639,10 @@ def test_a_closed_pipe_is_no_defect():
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_an_algorithm_that_cannot_act_in_the_world_is_refused_first(tmp_path, capfd):
+    words = [f"runs={tmp_path}/runs", "agents.algorithms=[dqn]"]
+    assert darla("run", "jaco-quick", *words) == 2
+    assert "9 at once; type agents.algorithms=[a3c]" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -82,16 +82,23 @@ class Exam:
     """A domain to score in.
 
     Attributes:
+        suite: Name of the suite.
         domain: The domain.
         tags: Its tags in the suite.
         split: 'source' or 'target'.
         episodes: Episodes of every cell.
     """
 
+    suite: str
     domain: Domain
     tags: tuple[str, ...]
     split: str
     episodes: int
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The part of an episode's key that says where it is played."""
+        return (self.suite if self.split == "target" else "", self.domain.id)
 
 
 def exams_of(suite: Suite, episodes: int) -> list[Exam]:
@@ -105,7 +112,7 @@ def exams_of(suite: Suite, episodes: int) -> list[Exam]:
         for domain in domains:
             groups.setdefault((split, ENCODER_OOD in suite.tags(domain)), []).append(domain)
     return [
-        Exam(domain, suite.tags(domain), split, math.ceil(episodes / len(domains)))
+        Exam(suite.name, domain, suite.tags(domain), split, math.ceil(episodes / len(domains)))
         for (split, _), domains in groups.items()
         for domain in domains
     ]
@@ -116,7 +123,7 @@ def score_transfer(
     run: RunDirectory,
     cells: Sequence[Cell],
     *,
-    suite: Suite | None = None,
+    suites: Sequence[Suite] = (),
     allow_unfinished: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -126,7 +133,7 @@ def score_transfer(
         config: The experiment; `suite`, `environment`, `ray` and `transfer` are read.
         run: Its run directory.
         cells: What to score.
-        suite: Domains to score in, such as a protocol's; None: the run's own suite.
+        suites: What to score on, such as protocols; none: the run's own suite.
         allow_unfinished: Score cells that are not trained to their end by their last checkpoint,
             and leave out those that have none.
         quiet: Show no progress.
@@ -156,7 +163,7 @@ def score_transfer(
         config,
         run,
         cells,
-        suite or suite_of(config),
+        suites or [suite_of(config)],
         load=load,
         players=workers,
         allow_unfinished=allow_unfinished,
@@ -173,45 +180,51 @@ def score(
     config: Config,
     run: RunDirectory,
     cells: Sequence[Cell],
-    suite: Suite,
+    suites: Sequence[Suite],
     *,
     load: Loader,
     players: Callable[[], AbstractContextManager[Player]],
     allow_unfinished: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Scores cells on any suite; see `score_transfer`.
+    """Scores cells on any suites; see `score_transfer`.
 
     Args:
         config: The experiment.
         run: Its run directory.
         cells: What to score.
-        suite: Domains to score in.
+        suites: What to score on; they share the source domains.
         load: Gives what is scored.
         players: Opens what plays; not called when there is nothing left to play.
         allow_unfinished: As in `score_transfer`.
         quiet: Show no progress.
     """
-    exams = exams_of(suite, config.transfer.episodes)
+    exams = {
+        exam.place: exam
+        for suite in reversed(suites)
+        for exam in exams_of(suite, config.transfer.episodes)
+    }
     done = _scored(run)
     unfinished = [cell for cell in cells if not _finished(run, cell)]
     if allow_unfinished:
         cells = [cell for cell in cells if cell not in unfinished or checkpoints_of(run, cell)]
     contestants = [*cells, FLOOR] if config.transfer.random_policy else list(cells)
     pending = {
-        cell: [exam for exam in exams if _missing(cell, exam, suite, done)] for cell in contestants
+        cell: [exam for exam in exams.values() if _missing(cell, exam, done)]
+        for cell in contestants
     }
     pending = {cell: own for cell, own in pending.items() if own}
     if not allow_unfinished:
         _refuse(run, [cell for cell in unfinished if cell in pending])
     if not pending:
         return
-    total = sum(exam.episodes for exam in exams) * len(contestants)
+    each = sum(exam.episodes for exam in exams.values())
+    total = each * len(contestants)
     played = total - sum(exam.episodes for own in pending.values() for exam in own)
     with players() as player, Progress("transfer", total, "episodes", quiet=quiet) as progress:
         progress.update(played)
         for cell, own in pending.items():
-            stage = _stage(config, suite, cell)
+            stage = f"score/{'random' if cell == FLOOR else cell.id}"
             run.start(stage)
             contestant = Contestant() if cell == FLOOR else load(cell, player)
             for exam in own:
@@ -224,14 +237,14 @@ def score(
                     seed=config.transfer.seed,
                 )
                 tags = (*exam.tags, UNFINISHED) if cell in unfinished else exam.tags
-                scores = _scores(config, suite, cell, exam, contestant.decisions, tags, episodes)
+                scores = _scores(config, cell, exam, contestant.decisions, tags, episodes)
                 new = [item for item in scores if item.key not in done]
                 append_jsonl(run.scores, [item.row() for item in new])
                 done |= {item.key for item in new}
                 played += exam.episodes
                 progress.update(played, cell=cell.id)
             parents = [run.agent(cell.id) / POLICY_FILE] if _finished(run, cell) else []
-            run.finish(stage, parents=parents, episodes=sum(exam.episodes for exam in exams))
+            run.finish(stage, parents=parents, episodes=each)
 
 
 def _finished(run: RunDirectory, cell: Cell) -> bool:
@@ -259,10 +272,9 @@ def _outdated(run: RunDirectory, item: Score) -> bool:
     return _finished(run, cell) or newest != [item.decisions]
 
 
-def _missing(cell: Cell, exam: Exam, suite: Suite, done: set[EpisodeKey]) -> bool:
+def _missing(cell: Cell, exam: Exam, done: set[EpisodeKey]) -> bool:
     """Whether an episode of a cell in a domain is not in the table."""
-    where = (suite.name if exam.split == "target" else "", exam.domain.id)
-    name = (cell.algorithm, cell.perception, cell.seed, *where)
+    name = (cell.algorithm, cell.perception, cell.seed, *exam.place)
     return any((*name, number) not in done for number in range(exam.episodes))
 
 
@@ -277,7 +289,6 @@ def _refuse(run: RunDirectory, unfinished: Sequence[Cell]) -> None:
 
 def _scores(
     config: Config,
-    suite: Suite,
     cell: Cell,
     exam: Exam,
     decisions: int,
@@ -293,7 +304,7 @@ def _scores(
             )
     return [
         Score(
-            suite=suite.name,
+            suite=exam.suite,
             domain=exam.domain.id,
             tags=tags,
             split=exam.split,
@@ -310,8 +321,3 @@ def _scores(
         )
         for number, episode in enumerate(episodes)
     ]
-
-
-def _stage(config: Config, suite: Suite, cell: Cell) -> str:
-    name = "random" if cell == FLOOR else cell.id
-    return f"score/{name}" if suite.name == config.suite else f"score/{suite.name}/{name}"

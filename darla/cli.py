@@ -260,7 +260,7 @@ def transfer_command(
     cells = cells_of(tree)
     with _opened(tree, create=False) as run:
         _check_machine(tree)
-        results = _transfer(run, cells, quiet, suite=suite, allow_unfinished=allow_unfinished)
+        results = _transfer(run, cells, quiet, suites=[suite], allow_unfinished=allow_unfinished)
         _answer(results if suite.name == tree.suite else results["protocols"][suite.name], as_json)
 
 
@@ -770,8 +770,7 @@ def run_benchmark(
             _check_room(run)
             _pretrain(run, quiet)
             _train_side_by_side(run, cells, quiet)
-        for suite in suites:
-            results = _transfer(run, cells, quiet, suite=suite, allow_unfinished=allow_unfinished)
+        results = _transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
         run.start("report")
         write_report([run.path], run.report)
         run.finish("report")
@@ -881,21 +880,22 @@ def _transfer(
     cells: Sequence[Cell],
     quiet: bool,
     *,
-    suite: Suite | None = None,
+    suites: Sequence[Suite] = (),
     allow_unfinished: bool = False,
 ) -> dict[str, Any]:
-    """Scores on a suite, by default the run's own, and checks its targets for contamination."""
+    """Scores on suites, by default the run's own, and checks the targets for contamination."""
     from benchmarks.contamination import check_contamination, verdict
     from benchmarks.results import write_results
     from benchmarks.transfer import score_transfer
     from envs.registry import suite_of
 
-    suite = suite or suite_of(run.config)
+    suites = suites or [suite_of(run.config)]
     score_transfer(
-        run.config, run, cells, suite=suite, allow_unfinished=allow_unfinished, quiet=quiet
+        run.config, run, cells, suites=suites, allow_unfinished=allow_unfinished, quiet=quiet
     )
-    found = check_contamination(run.config, run, cells, [suite])
-    _say(quiet, verdict(found, suite.name))
+    found = check_contamination(run.config, run, cells, suites)
+    for suite in suites:
+        _say(quiet, verdict(found, suite.name))
     return write_results(run)
 
 

@@ -88,7 +88,7 @@ def score(
         run.config,
         run,
         cells,
-        suite,
+        [suite],
         load=load,
         players=player.open,
         allow_unfinished=allow_unfinished,
@@ -236,6 +236,26 @@ def test_protocols_share_the_sources_and_are_never_mixed(run: RunDirectory) -> N
     assert sum(line.startswith("lab-single,dqn,darla,target,,") for line in csv) == 1
 
 
+def test_several_protocols_are_scored_at_once(run: RunDirectory) -> None:
+    player = FakePlayer()
+    transfer.score(
+        run.config,
+        run,
+        CELLS,
+        [PAPER, SUITE],
+        load=lambda cell, _: transfer.Contestant(cell.id, None, 120_000),
+        players=player.open,
+        quiet=True,
+    )
+    assert player.opened == 1
+    parts = by_protocol(read_scores(run))
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "lab": 3 * 22,
+        "lab-single": 3 * ROWS,
+    }
+    assert {item.suite for item in parts["lab-single"] if item.split == "source"} == {"lab"}
+
+
 def test_a_domain_of_two_protocols_is_scored_for_each(run: RunDirectory) -> None:
     score(run, FakePlayer())
     twin = dataclasses.replace(SUITE, name="lab-single@v1")
@@ -299,7 +319,7 @@ def test_ray_workers_play_the_same_layouts_for_every_cell(run: RunDirectory) -> 
         network = QNetwork(perception.shape, 3, (8,), generator)
         return transfer.Contestant(QPolicy(network, perception.fingerprint), perception, 1)
 
-    transfer.score(run.config, run, CELLS, SUITE, load=load, players=workers, quiet=True)
+    transfer.score(run.config, run, CELLS, [SUITE], load=load, players=workers, quiet=True)
     scores = read_scores(run)
     assert len(scores) == 3 * ROWS
     layouts = {}

@@ -87,11 +87,12 @@ class Stages:
         write_text(run.agent(cell.id) / "policy.safetensors", "weights")
         return {"decisions": config.agents.decisions}
 
-    def score_transfer(self, config, run, cells, *, suite, allow_unfinished, quiet: bool) -> None:
+    def score_transfer(self, config, run, cells, *, suites, allow_unfinished, quiet: bool) -> None:
         missing = [c.id for c in cells if not (run.agent(c.id) / "policy.safetensors").exists()]
         if missing and not allow_unfinished:
             raise MissingFileError(f"not trained yet: {', '.join(missing)}")
-        self._do("transfer" if suite.name == config.suite else suite.name)
+        for suite in suites:
+            self._do("transfer" if suite.name == config.suite else suite.name)
         if not run.scores.exists():
             append_jsonl(run.scores, [{"cell": cell.id} for cell in cells])
 

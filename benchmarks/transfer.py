@@ -199,11 +199,10 @@ def score(
         allow_unfinished: As in `score_transfer`.
         quiet: Show no progress.
     """
-    exams = {
-        exam.place: exam
-        for suite in reversed(suites)
-        for exam in exams_of(suite, config.transfer.episodes)
-    }
+    exams: dict[tuple[str, str], Exam] = {}
+    for suite in suites:
+        for exam in exams_of(suite, config.transfer.episodes):
+            exams.setdefault(exam.place, exam)
     done = _scored(run)
     unfinished = [cell for cell in cells if not _finished(run, cell)]
     if allow_unfinished:

@@ -155,7 +155,9 @@ class _MeanEncoder:
         from darla.vision.evaluation import to_float
 
         precision = choose_precision("auto", pictures.device)
-        encoded = self._model.to(precision).encode(to_float(pictures).to(precision))  # type: ignore[operator]
+        if next(self._model.parameters()).dtype != precision:
+            self._model.to(precision)  # once in a process; even without effect it takes its time
+        encoded = self._model.encode(to_float(pictures).to(precision))  # type: ignore[operator]
         return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 

@@ -42,6 +42,11 @@ def save_policy(run: RunDirectory, cell: Cell, policy: Policy, facts: str) -> No
     save_tensors(run.agent(cell.id) / POLICY_FILE, dict(policy.tensors()), metadata)
 
 
+def is_trained(run: RunDirectory, cell: Cell) -> bool:
+    """Whether a cell is trained to its end."""
+    return (run.agent(cell.id) / POLICY_FILE).exists()
+
+
 def load_policy(run: RunDirectory, cell: Cell) -> Policy:
     """Reads the final policy of a cell.
 
@@ -50,7 +55,7 @@ def load_policy(run: RunDirectory, cell: Cell) -> Policy:
         CorruptFileError: the file is damaged.
     """
     path = run.agent(cell.id) / POLICY_FILE
-    if not path.exists():
+    if not is_trained(run, cell):
         raise MissingFileError(f"{cell.id} is not trained yet: there is no '{path}'")
     tensors, metadata = load_tensors(path)
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms import POLICY_FILE, TRAINERS, save_policy
+from agents.algorithms import POLICY_FILE, TRAINERS, is_trained, save_policy
 from agents.cells import Cell, perception_of, training_domains
 from agents.policy import Policy
 from agents.pool import WorkerPool
@@ -81,7 +81,7 @@ def train(
         evaluation_domains: those of the evaluations; None: the same.
         quiet: show no progress.
     """
-    if (run.agent(cell.id) / POLICY_FILE).exists():
+    if is_trained(run, cell):
         return _finished(run, cell)
     with ray_session(config.ray), WorkerPool(config.ray, factory) as pool:
         return train_on(
@@ -132,8 +132,7 @@ def train_on(
         CorruptFileError: a checkpoint is damaged.
         DarlaError: a worker died.
     """
-    folder = run.agent(cell.id)
-    if not (folder / POLICY_FILE).exists():
+    if not is_trained(run, cell):
         with torch_threads(2 if len(perception.shape) == 3 else 1):
             trainer = TRAINERS[cell.algorithm](
                 config, cell, pool, perception, domains, evaluation_domains

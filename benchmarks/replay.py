@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from agents.algorithms import POLICY_FILE
+from agents.algorithms import is_trained
 from agents.cells import Cell, cells_of
 from benchmarks.episodes import Recording, record, recording_path, save_recording, scores_in
 from benchmarks.rows import entrant
@@ -47,7 +47,7 @@ def choose_cell(run: RunDirectory, cell_id: str | None) -> Cell:
         MissingFileError: It is not trained to its end, or none is.
     """
     cells = {cell.id: cell for cell in cells_of(run.config)}
-    trained = [i for i in cells if (run.agent(i) / POLICY_FILE).exists()]
+    trained = [i for i in cells if is_trained(run, cells[i])]
     if cell_id is not None and cell_id not in cells:
         raise ConfigError(
             f"this run has no cell '{cell_id}'{did_you_mean(cell_id, cells)}; it has "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agents.acting import Episode
-from agents.algorithms import POLICY_FILE, load_policy
+from agents.algorithms import POLICY_FILE, is_trained, load_policy
 from agents.cells import Cell, perception_of
 from agents.policy import Policy
 from agents.pool import WorkerPool
@@ -154,7 +154,7 @@ def score_transfer(
 
     def load(cell: Cell, pool: WorkerPool) -> Contestant:
         perception = perception_of(run, cell.perception, cell.seed)
-        if _finished(run, cell):
+        if is_trained(run, cell):
             return Contestant(load_policy(run, cell), perception, config.agents.decisions)
         policy, decisions = load_unfinished(pool, config, run, cell, perception)
         return Contestant(policy, perception, decisions)
@@ -204,7 +204,7 @@ def score(
         for exam in exams_of(suite, config.transfer.episodes):
             exams.setdefault(exam.place, exam)
     done = _scored(run)
-    unfinished = [cell for cell in cells if not _finished(run, cell)]
+    unfinished = [cell for cell in cells if not is_trained(run, cell)]
     if allow_unfinished:
         cells = [cell for cell in cells if cell not in unfinished or checkpoints_of(run, cell)]
     contestants = [*cells, FLOOR] if config.transfer.random_policy else list(cells)
@@ -242,13 +242,8 @@ def score(
                 done |= {item.key for item in new}
                 played += exam.episodes
                 progress.update(played, cell=cell.id)
-            parents = [run.agent(cell.id) / POLICY_FILE] if _finished(run, cell) else []
+            parents = [run.agent(cell.id) / POLICY_FILE] if is_trained(run, cell) else []
             run.finish(stage, parents=parents, episodes=each)
-
-
-def _finished(run: RunDirectory, cell: Cell) -> bool:
-    """Whether a cell is trained to its end."""
-    return (run.agent(cell.id) / POLICY_FILE).exists()
 
 
 def _scored(run: RunDirectory) -> set[EpisodeKey]:
@@ -268,7 +263,7 @@ def _scored(run: RunDirectory) -> set[EpisodeKey]:
 def _outdated(run: RunDirectory, item: Score) -> bool:
     cell = Cell(item.algorithm, item.perception, item.seed)
     newest = [int(path.stem) for path in checkpoints_of(run, cell)[-1:]]
-    return _finished(run, cell) or newest != [item.decisions]
+    return is_trained(run, cell) or newest != [item.decisions]
 
 
 def _missing(cell: Cell, exam: Exam, done: set[EpisodeKey]) -> bool:

@@ -88,6 +88,26 @@ Unfinished = Annotated[
         "them.",
     ),
 ]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=[A,B]",
+        help="Values of a setting; may be repeated, for all combinations.",
+        show_default=False,
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[0,1]",
+        help="Seeds of whole repetitions: of frames, vision and policies together.",
+        show_default=False,
+    ),
+]
+TrialCpus = Annotated[
+    float, typer.Option(help="CPUs that a trial reserves beside those of its workers.")
+]
+TrialGpus = Annotated[float, typer.Option(help="GPUs that a trial reserves; with 0 it sees none.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app = typer.Typer(
@@ -370,28 +390,10 @@ def submit_command(
 def tune_command(
     config: ConfigWord,
     overrides: Overrides = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=[A,B]",
-            help="Values of a setting; may be repeated, for all combinations.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[0,1]",
-            help="Seeds of whole repetitions: of frames, vision and policies together.",
-            show_default=False,
-        ),
-    ] = None,
-    cpus: Annotated[
-        float, typer.Option(help="CPUs that a trial reserves beside those of its workers.")
-    ] = 1.0,
-    gpus: Annotated[
-        float, typer.Option(help="GPUs that a trial reserves; with 0 it sees none.")
-    ] = 0.0,
+    grid: Grid = None,
+    seeds: Seeds = None,
+    cpus: TrialCpus = 1.0,
+    gpus: TrialGpus = 0.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -408,22 +410,17 @@ def tune_command(
         _print({"trials": rows}, as_json)
     else:
         _print_table(outcome_table(rows))
-    _refuse_failed(failed, len(rows))
+    _refuse_failed(failed, len(rows), "trials")
 
 
 @_command(app, "study", "darla study lab-study --grid vision.vae.beta=[1,4,16] --seeds [0,1,2]")
 def study_command(
     config: ConfigWord,
     overrides: Overrides = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=[A,B]", help="As in `darla tune`.", show_default=False),
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="[0,1]", help="As in `darla tune`.", show_default=False)
-    ] = None,
-    cpus: Annotated[float, typer.Option(help="As in `darla tune`.")] = 1.0,
-    gpus: Annotated[float, typer.Option(help="As in `darla tune`.")] = 0.0,
+    grid: Grid = None,
+    seeds: Seeds = None,
+    cpus: TrialCpus = 1.0,
+    gpus: TrialGpus = 0.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -444,7 +441,7 @@ def study_command(
     write_study(result, folder)
     _print(result["correlations"], as_json)
     _say(quiet, f"study: {folder / 'study.json'}")
-    _refuse_failed(failed, len(rows))
+    _refuse_failed(failed, len(rows), "trials")
 
 
 @_command(app, "shapes", "darla shapes shapes-beta4 --seeds [0,1,2,3,4]")
@@ -861,12 +858,7 @@ def _train_side_by_side(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -
     _say(quiet, f"{run.config.name}: {what_is_left(run, cells)}")
     left = [cell for cell in cells if not run.finished(f"train/{cell.id}")]
     failed = train_parallel(run.config, run, left, cli.train_one, quiet=quiet)
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise RunDirectoryError(
-            f"{len(failed)} of {len(left)} cells failed, repeat the command to continue them: "
-            f"{reasons}"
-        )
+    _refuse_failed(failed, len(left), "cells")
 
 
 def train_one(config: Config, cell: Cell) -> None:
@@ -972,12 +964,12 @@ def _swept(
     return outcomes(variants), failed
 
 
-def _refuse_failed(failed: dict[str, str], trials: int) -> None:
-    """Refuses to end well where trials of a sweep failed."""
+def _refuse_failed(failed: dict[str, str], count: int, what: str) -> None:
+    """Refuses to end well where trials of a sweep, or cells of a run, failed."""
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunDirectoryError(
-            f"{len(failed)} of {trials} trials failed, repeat the command to continue them: "
+            f"{len(failed)} of {count} {what} failed, repeat the command to continue them: "
             f"{reasons}"
         )
 
@@ -1018,8 +1010,9 @@ def _check_cells(cells: Sequence[Cell], config: Config) -> None:
     from darla.perception import check_perception
     from envs.registry import suite_of
 
+    state_size = suite_of(config).world.state_size
     for cell in cells:
-        check_perception(cell.perception, config, suite_of(config).world.state_size)
+        check_perception(cell.perception, config, state_size)
 
 
 def _check_actions(cells: Sequence[Cell], config: Config) -> None:
@@ -1028,11 +1021,14 @@ def _check_actions(cells: Sequence[Cell], config: Config) -> None:
     from envs import make_vector
     from envs.registry import suite_of
 
-    for algorithm in sorted({cell.algorithm for cell in cells} - {"a3c"}):
+    choosing_once = sorted({cell.algorithm for cell in cells} - {"a3c"})
+    if choosing_once:
         sources = suite_of(config).d_s[:1]
         vector = make_vector(config.environment, sources, 1, seed=0, render=False)
-        Actions.of(vector.single_action_space).count(algorithm)
+        actions = Actions.of(vector.single_action_space)
         vector.close()
+        for algorithm in choosing_once:
+            actions.count(algorithm)
 
 
 def _check_machine(config: Config, *, frames: bool = True) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -91,3 +92,9 @@ def make_vector(
         seed=seed,
         render=render,
     )
+
+
+def draw_actions(space: Any, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws uniformly from a Discrete or MultiDiscrete space: int64 [n], or [n, choices]."""
+    options: Any = space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec
+    return rng.integers(options, size=(n, *space.shape))

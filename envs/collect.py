@@ -19,7 +19,7 @@ from darla.config import Config
 from darla.frames import SPLITS, VISIBLE_PIXELS, save_shard, shard_path, write_index
 from darla.progress import Progress
 from darla.storage import load_tensors
-from envs import make_vector
+from envs import draw_actions, make_vector
 from envs.domains import Domain
 from envs.registry import suite_of
 
@@ -48,10 +48,8 @@ class Explorer:
         turns: tuple[int, ...],
         rng: np.random.Generator,
     ) -> None:
-        choices: Any = space
-        self._options: Any = choices.n if isinstance(space, Discrete) else choices.nvec
-        self._turns, self._rng = turns, rng
-        self._last = rng.integers(0, self._options, (n, *choices.shape))
+        self._space, self._turns, self._rng = space, turns, rng
+        self._last = draw_actions(space, n, rng)
         self._side = rng.integers(0, 2, n)
 
     def act(self, clearance: np.ndarray | None) -> np.ndarray:
@@ -65,7 +63,7 @@ class Explorer:
         """
         shape, rng = self._last.shape, self._rng
         change = rng.random(shape) < 1 / 3
-        self._last = np.where(change, rng.integers(0, self._options, shape), self._last)
+        self._last = np.where(change, draw_actions(self._space, shape[0], rng), self._last)
         if clearance is not None and self._turns:
             self._side = np.where(change, rng.integers(0, 2, shape), self._side)
             near = clearance < TURN_AWAY

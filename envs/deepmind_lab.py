@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from darla.errors import ConfigError, DependencyError, DomainError
 from envs.domains import Domain, Factor, World, parse_domains
+from envs.lab import ACTIONS
 from envs.single import SEEDS, SingleVectorEnv
 
 REMEDY = (
@@ -46,20 +47,10 @@ OBSERVATIONS = [
     CLOCK,
 ]
 
-ACTIONS = (
-    "forward",
-    "back",
-    "strafe-left",
-    "strafe-right",
-    "turn-left",
-    "turn-right",
-    "forward-left",
-    "forward-right",
-)
 #: Mouse pixels per frame: 89 degrees a second.
 TURN = 14
-#: What the engine takes, a row for each action: look right and down, strafe right, move forward,
-#: fire, jump, crouch.
+#: What the engine takes, a row for each action of the Lab: look right and down, strafe
+#: right, move forward, fire, jump, crouch.
 TABLE = np.array(
     [
         (0, 0, 0, 1, 0, 0, 0),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
-from gymnasium.vector import VectorEnv
 
 from darla.config import EnvironmentConfig
-from envs import make_vector
+from envs import draw_actions, make_vector
 from envs.domains import Domain
 
 
@@ -37,14 +34,7 @@ def frame_digest(
     frames, _ = vector.reset(seed=seed)
     digest = hashlib.sha256(frames.tobytes())
     for _ in range(decisions):
-        frames, *_ = vector.step(draw_actions(vector, rng))
+        frames, *_ = vector.step(draw_actions(vector.single_action_space, 1, rng))
         digest.update(frames.tobytes())
     vector.close()
     return digest.hexdigest()
-
-
-def draw_actions(vector: VectorEnv, rng: np.random.Generator) -> np.ndarray:
-    """Draws uniform actions: int64 [n], or [n, choices] where several choices are made at once."""
-    space: Any = vector.single_action_space
-    options: Any = space.n if isinstance(space, Discrete) else space.nvec
-    return rng.integers(options, size=(vector.num_envs, *space.shape))

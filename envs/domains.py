@@ -7,7 +7,7 @@ and refuses to exist when a target is among the sources. Nothing here imports a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,6 +231,28 @@ class Suite:
                 f"it has {', '.join(ids)}"
             )
         return ids[text]
+
+
+def check_domains(world: World, domains: Sequence[Domain]) -> tuple[Domain, ...]:
+    """Returns what an environment of a world may play.
+
+    Raises:
+        DomainError: There are no domains, or one is of another world.
+    """
+    if not domains:
+        raise DomainError("an environment needs at least one domain")
+    for domain in domains:
+        if domain.world != world.name:
+            raise DomainError(f"domain '{domain}' is not of world '{world.name}'")
+    return tuple(domains)
+
+
+def hold_out(
+    name: str, about: str, world: World, domains: Sequence[Domain], target: Domain
+) -> Suite:
+    """Makes the suite whose vision sees all domains, and whose policy all but the target."""
+    sources = tuple(domain for domain in domains if domain != target)
+    return Suite(name, about, world, d_u=tuple(domains), d_s=sources, d_t=(target,))
 
 
 def parse_domains(

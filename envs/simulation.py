@@ -16,8 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from darla.errors import DomainError
-from envs.domains import Domain, World
+from envs.domains import Domain, World, check_domains
 
 
 class Simulation(ABC):
@@ -56,12 +55,7 @@ class Simulation(ABC):
         frame_skip: int,
         streams: Sequence[int] | None = None,
     ) -> None:
-        if not domains:
-            raise DomainError("an environment needs at least one domain")
-        for domain in domains:
-            if domain.world != world.name:
-                raise DomainError(f"domain '{domain}' is not of world '{world.name}'")
-        self.domains = tuple(domains)
+        self.domains = check_domains(world, domains)
         self.n = n
         self.frame_skip = frame_skip
         self.streams = np.arange(n) if streams is None else np.asarray(streams)

@@ -17,8 +17,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from darla.errors import ConfigError, DomainError
-from envs.domains import Domain, World
+from darla.errors import ConfigError
+from envs.domains import Domain, World, check_domains
 from envs.registry import VectorMaker
 
 #: Exclusive upper bound of the seeds that environments are reset with: what fits a C int.
@@ -100,12 +100,8 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render: bool = True,
     ) -> None:
         self._made: list[dict[int, gymnasium.Env]] = [{} for _ in range(num_envs)]
-        if not domains:
-            raise DomainError("an environment needs at least one domain")
-        for domain in domains:
-            if domain.world != world.name:
-                raise DomainError(f"domain '{domain}' is not of world '{world.name}'")
-        self.num_envs, self.world, self.domains = num_envs, world, tuple(domains)
+        self.num_envs, self.world = num_envs, world
+        self.domains = check_domains(world, domains)
         self._make, self._size, self._frame_skip = make, size, frame_skip
         self._running = [self._environment(0, 0)] * num_envs
         self.single_observation_space = self._running[0].observation_space

@@ -6,7 +6,7 @@ A suite says what the vision sees (D_U), where the policy learns (D_S) and is sc
 from __future__ import annotations
 
 from envs import deepmind_lab, make_jaco_vector, make_lab_vector
-from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Suite, product
+from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Suite, hold_out, product
 from envs.jaco_suites import JACO_SUITES
 from envs.lab import LAB
 from envs.protocols import Shift, make_protocol
@@ -14,29 +14,21 @@ from envs.registry import Simulator
 
 _ROOMS_AND_PAIRS = product(LAB, room=("A", "B"), pair=("hat-can", "cake-balloon"))
 _TARGET = LAB.domain(room="B", pair="hat-can")
-_SOURCES = tuple(domain for domain in _ROOMS_AND_PAIRS if domain != _TARGET)
 
 
 def _other_target(target: Domain) -> Suite:
     """The paper's suite with another conjunction held out: to tune on, without its target."""
     room, pair = (str(target.factors[name]) for name in ("room", "pair"))
-    return Suite(
-        f"lab-{room}-{pair}",
-        f"to tune on instead of `lab`: held out is {pair} in room {room}",
-        LAB,
-        d_u=_ROOMS_AND_PAIRS,
-        d_s=tuple(domain for domain in _ROOMS_AND_PAIRS if domain != target),
-        d_t=(target,),
-    )
+    about = f"to tune on instead of `lab`: held out is {pair} in room {room}"
+    return hold_out(f"lab-{room}-{pair}", about, LAB, _ROOMS_AND_PAIRS, target)
 
 
-LAB_PAPER = Suite(
+LAB_PAPER = hold_out(
     "lab",
     "the paper's: hats and cans in room B, where the policy saw only cakes and balloons",
     LAB,
-    d_u=_ROOMS_AND_PAIRS,
-    d_s=_SOURCES,
-    d_t=(_TARGET,),
+    _ROOMS_AND_PAIRS,
+    _TARGET,
 )
 
 # Room B has red walls and a blue floor, room A green walls and an orange floor.
@@ -69,8 +61,8 @@ LAB_SUITES = (
         "lab-minimal",
         "the same, but the vision too never saw hats and cans in room B",
         LAB,
-        d_u=_SOURCES,
-        d_s=_SOURCES,
+        d_u=LAB_PAPER.d_s,
+        d_s=LAB_PAPER.d_s,
         d_t=(_TARGET,),
     ),
     make_protocol(
@@ -88,10 +80,8 @@ LAB_SUITES = (
         LAB_PAIRS,
         together=2,
     ),
-    *(_other_target(domain) for domain in _SOURCES),
+    *(_other_target(domain) for domain in LAB_PAPER.d_s),
 )
-
-_DMLAB_TARGET = deepmind_lab.DMLAB.domain(room="B", pair="hat-can")
 
 DMLAB_SUITES = (
     Suite(
@@ -102,13 +92,12 @@ DMLAB_SUITES = (
         d_s=(deepmind_lab.TRAIN,),
         d_t=(deepmind_lab.TEST,),
     ),
-    Suite(
+    hold_out(
         "deepmind-lab-pinned",
         "the same conjunctions, each a domain of its own, on our level",
         deepmind_lab.DMLAB,
-        d_u=deepmind_lab.PINNED,
-        d_s=tuple(domain for domain in deepmind_lab.PINNED if domain != _DMLAB_TARGET),
-        d_t=(_DMLAB_TARGET,),
+        deepmind_lab.PINNED,
+        deepmind_lab.DMLAB.domain(room="B", pair="hat-can"),
     ),
 )
 

@@ -109,9 +109,7 @@ def probe(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict[str, fl
     """
     labels, n = frames.labels, len(frames)
     fit = np.arange(n) < n // 2
-    visible = np.ones(n, bool)
-    if "kinds" in labels:
-        visible = (labels["kinds"] >= 0).reshape(n, -1).sum(1) >= VISIBLE_PIXELS
+    visible = _object_in_view(frames)
     result: dict[str, float] = {}
     for name in frames.factors[0] if frames.factors else ():
         values = np.array([str(factors[name]) for factors in frames.factors])[labels["domain"]]
@@ -155,8 +153,7 @@ def factor_scores(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict
         columns[name] = np.unique(values[labels["domain"]], return_inverse=True)[1]
     if "kind" in labels:
         where = (labels["kind"] >= 0) & (labels["distance"] < PROBE_METRES)
-        if "kinds" in labels:
-            where &= (labels["kinds"] >= 0).reshape(n, -1).sum(1) >= VISIBLE_PIXELS
+        where &= _object_in_view(frames)
         columns["kind"] = labels["kind"]
     nominal = set(columns)
     if where.sum() < FEWEST_SCORED:
@@ -178,6 +175,13 @@ def factor_scores(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict
         nominal=[place for place, name in enumerate(names) if name in nominal],
     )
     return {**scores, "factors": names, "frames": int(where.sum())}
+
+
+def _object_in_view(frames: Frames) -> np.ndarray:
+    """Which frames show an object, bool [N]; all, where the world does not tell."""
+    if "kinds" not in frames.labels:
+        return np.ones(len(frames), bool)
+    return (frames.labels["kinds"] >= 0).reshape(len(frames), -1).sum(1) >= VISIBLE_PIXELS
 
 
 def _follows(columns: dict[str, np.ndarray], name: str, names: list[str]) -> bool:

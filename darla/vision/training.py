@@ -21,7 +21,7 @@ from darla.config import OptimisationConfig, VAEConfig, VisionConfig
 from darla.devices import can_compile, choose_precision, usable_threads
 from darla.errors import CorruptFileError
 from darla.progress import Progress
-from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_text
+from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_jsonl
 from darla.vision.evaluation import to_float
 from darla.vision.losses import (
     BernoulliReconstruction,
@@ -426,8 +426,6 @@ def fit(
 def _forget_after(metrics: Path, name: str, images: int) -> None:
     """Drops rows that were logged after the checkpoint which the training goes on from."""
     if metrics.exists():
-        import json
-
         rows = read_jsonl(metrics, repair=True)
         kept = [row for row in rows if row["model"] != name or row["images"] <= images]
-        write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        write_jsonl(metrics, kept)

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import envs
 from darla.config import EnvironmentConfig
 from darla.errors import ConfigError
-from envs.digest import draw_actions, frame_digest
+from envs.digest import frame_digest
 from envs.domains import Domain
 from envs.registry import simulators
 from envs.single import SingleVectorEnv, draw_episode
@@ -56,7 +56,9 @@ def make(id: str, domains: list[Domain], n: int, **options: Any) -> VectorEnv:
 
 def actions_of(vector: VectorEnv, steps: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [draw_actions(vector, rng) for _ in range(steps)]
+    return [
+        envs.draw_actions(vector.single_action_space, vector.num_envs, rng) for _ in range(steps)
+    ]
 
 
 def mixed(id: str) -> list[Domain]:

@@ -9,7 +9,6 @@ vertices in place of the meshes (the same at this resolution), no shadows, one G
 
 from __future__ import annotations
 
-import atexit
 import copy
 import functools
 import importlib.util
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from envs.rendering import import_mujoco
+from envs.rendering import Canvas, import_mujoco
 
 #: The joints that an action moves, in its order: six of the arm, three of the fingers.
 JOINTS = (
@@ -226,16 +225,7 @@ class JacoRenderer:
         self.size = size
         # A copy, since the look is written onto it.
         self._model = model = copy.copy(shared_model())
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        atexit.register(self._context.free)  # before the GL context's own
-        self._viewport = mujoco.MjrRect(0, 0, size, size)
-        self._buffer = np.empty((size, size, 3), np.uint8)
-        self._scene = mujoco.MjvScene(model, 2 * model.ngeom)
-        flags = mujoco.mjtRndFlag
-        for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_FOG, flags.mjRND_HAZE):
-            self._scene.flags[flag] = 0
-        self._segment_flags = [int(flags.mjRND_SEGMENT), int(flags.mjRND_IDCOLOR)]
+        self._canvas = Canvas(model, size, 2 * model.ngeom)
         self._camera = mujoco.MjvCamera()
         self._camera.lookat[:] = CENTRE
         self._everything, self._table_only = mujoco.MjvOption(), mujoco.MjvOption()
@@ -296,7 +286,8 @@ class JacoRenderer:
             self._known[look] = group, size, rgba, material
         return self._known[look]
 
-    def _draw(self, look: Look, data: Any, option: Any) -> np.ndarray:
+    def _place(self, look: Look, data: Any, option: Any) -> None:
+        """Fills the scene."""
         mujoco = self._mujoco
         if look is not self._look:
             self._apply(look)
@@ -308,13 +299,8 @@ class JacoRenderer:
             self._perturb,
             self._camera,
             mujoco.mjtCatBit.mjCAT_ALL,
-            self._scene,
+            self._canvas.scene,
         )
-        # A renderer of another size may have drawn since.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
-        return self._buffer[::-1]
 
     def frame(self, look: Look, data: Any, key: tuple[int, ...], out: np.ndarray) -> None:
         """Draws one picture into `out`.
@@ -325,7 +311,8 @@ class JacoRenderer:
             key: Seed of the noise, where the look has any.
             out: uint8 [size, size, 3], overwritten.
         """
-        self._finish(self._draw(look, data, self._everything), look, key, out)
+        self._place(look, data, self._everything)
+        self._finish(self._canvas.picture(), look, key, out)
 
     def object_maps(
         self, look: Look, data: Any, key: tuple[int, ...], kinds: np.ndarray, empty: np.ndarray
@@ -339,15 +326,12 @@ class JacoRenderer:
             kinds: int8 [size, size], overwritten: index into `KINDS` of what a pixel shows, or -1.
             empty: uint8 [size, size, 3], overwritten: the picture without target, arm and hand.
         """
-        for flag in self._segment_flags:
-            self._scene.flags[flag] = 1
-        colours = self._draw(look, data, self._everything).astype(np.int32)
-        for flag in self._segment_flags:
-            self._scene.flags[flag] = 0
-        drawn = [geom.objid for geom in self._scene.geoms[: self._scene.ngeom]]
-        numbers = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        kinds[...] = self._kind[np.array([-1, *drawn])][numbers]
-        self._finish(self._draw(look, data, self._table_only), look, key, empty)
+        self._place(look, data, self._everything)
+        scene = self._canvas.scene
+        drawn = [geom.objid for geom in scene.geoms[: scene.ngeom]]
+        kinds[...] = self._kind[np.array([-1, *drawn])][self._canvas.numbers()]
+        self._place(look, data, self._table_only)
+        self._finish(self._canvas.picture(), look, key, empty)
 
     def _finish(
         self, picture: np.ndarray, look: Look, key: tuple[int, ...], out: np.ndarray

@@ -8,13 +8,12 @@ without a GPU.
 
 from __future__ import annotations
 
-import atexit
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from envs.rendering import import_mujoco
+from envs.rendering import Canvas, import_mujoco
 
 #: Object kinds in the order of their index: 0 hat, 1 can, 2 cake, 3 balloon.
 KINDS = ("hat", "can", "cake", "balloon")
@@ -196,22 +195,12 @@ class LabRenderer:
     """
 
     def __init__(self, width: float, depth: float, size: int) -> None:
-        self._mujoco = mujoco = import_mujoco()
-        self.size = size
+        mujoco = import_mujoco()
         model = mujoco.MjModel.from_xml_string(_model_xml(width, depth))
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
-        self._model = model  # the context keeps no reference to it
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        atexit.register(self._context.free)  # before the GL context's own
-        self._viewport = mujoco.MjrRect(0, 0, size, size)
-        self._buffer = np.empty((size, size, 3), np.uint8)
-        self._scene = scene = mujoco.MjvScene(model, 64)
-        flags = mujoco.mjtRndFlag
-        for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_FOG, flags.mjRND_HAZE):
-            scene.flags[flag] = 0
-        self._segment_flags = [int(flags.mjRND_SEGMENT), int(flags.mjRND_IDCOLOR)]
+        self._canvas = Canvas(model, size, 64)
+        self._scene = scene = self._canvas.scene
         mujoco.mjv_updateScene(
             model,
             data,
@@ -291,14 +280,6 @@ class LabRenderer:
             slot.segid = index
         scene.ngeom = self._first + len(seen)
 
-    def _draw(self) -> np.ndarray:
-        mujoco = self._mujoco
-        # A renderer of another size may have drawn since.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
-        return self._buffer[::-1]
-
     def frame(
         self,
         look: Look,
@@ -319,7 +300,7 @@ class LabRenderer:
             out: uint8 [size, size, 3], overwritten.
         """
         self._place(look, position, heading, objects, kinds)
-        out[...] = self._draw()
+        out[...] = self._canvas.picture()
 
     def segmentation(
         self,
@@ -337,11 +318,4 @@ class LabRenderer:
             int16 [size, size]: index into `objects`, or -1 where there is none.
         """
         self._place(look, position, heading, objects, kinds)
-        for flag in self._segment_flags:
-            self._scene.flags[flag] = 1
-        colours = self._draw().astype(np.int32)
-        for flag in self._segment_flags:
-            self._scene.flags[flag] = 0
-        return (colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2] - 1).astype(
-            np.int16
-        )
+        return (self._canvas.numbers() - 1).astype(np.int16)

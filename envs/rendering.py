@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Any
 
+import numpy as np
+
 from darla.errors import DependencyError
 
 GL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
@@ -65,3 +67,53 @@ def import_mujoco() -> Any:
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise DependencyError(f"{REMEDY}; the cause: {error}") from error
     return mujoco
+
+
+class Canvas:
+    """A scene of a model, and where it is drawn off screen at one resolution.
+
+    Shadows, reflections, fog and haze are off.
+
+    Args:
+        model: The model; its off-screen size is set.
+        size: Height and width of a picture in pixels.
+        geoms: Geoms that the scene has room for.
+
+    Attributes:
+        scene: What is drawn.
+
+    Raises:
+        DependencyError: No off-screen OpenGL, with the packages to install.
+    """
+
+    def __init__(self, model: Any, size: int, geoms: int) -> None:
+        self._mujoco = mujoco = import_mujoco()
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        self._model = model  # the context keeps no reference to it
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        atexit.register(self._context.free)  # before the GL context's own
+        self._viewport = mujoco.MjrRect(0, 0, size, size)
+        self._buffer = np.empty((size, size, 3), np.uint8)
+        self.scene = mujoco.MjvScene(model, geoms)
+        flags = mujoco.mjtRndFlag
+        for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_FOG, flags.mjRND_HAZE):
+            self.scene.flags[flag] = 0
+        self._segment_flags = [int(flags.mjRND_SEGMENT), int(flags.mjRND_IDCOLOR)]
+
+    def picture(self) -> np.ndarray:
+        """Draws the scene; returns uint8 [size, size, 3], which the next drawing overwrites."""
+        mujoco = self._mujoco
+        # A canvas of another size may have drawn since.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        mujoco.mjr_render(self._viewport, self.scene, self._context)
+        mujoco.mjr_readPixels(self._buffer, None, self._viewport, self._context)
+        return self._buffer[::-1]
+
+    def numbers(self) -> np.ndarray:
+        """Returns 1 + `segid` of the geom that each pixel shows, or 0: int32 [size, size]."""
+        for flag in self._segment_flags:
+            self.scene.flags[flag] = 1
+        colours = self.picture().astype(np.int32)
+        for flag in self._segment_flags:
+            self.scene.flags[flag] = 0
+        return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]

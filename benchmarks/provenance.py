@@ -16,8 +16,6 @@ from benchmarks.sight import scalar
 from darla.rundir import RunDirectory
 from darla.storage import sha256_file
 
-VISION = ("dae.safetensors", "vision.safetensors")
-
 
 @dataclass(frozen=True)
 class Replay:
@@ -83,7 +81,12 @@ def stages_of(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def digests_of(run: RunDirectory, status: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, SHA-256) of scores, vision and scored policies: equal runs have equal digests."""
-    files = [run.scores, *(run.vision / name for name in VISION)]
+    weights = [
+        file
+        for file in sorted(run.vision.glob("*.safetensors"))
+        if file.suffixes == [".safetensors"]
+    ]
+    files = [run.scores, *weights]
     found = [
         (str(file.relative_to(run.path)), sha256_file(file)) for file in files if file.is_file()
     ]

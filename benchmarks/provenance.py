@@ -13,6 +13,7 @@ from agents.algorithms import POLICY_FILE
 from agents.cells import Cell
 from benchmarks.scores import Score
 from benchmarks.sight import scalar
+from darla.progress import duration
 from darla.rundir import RunDirectory
 from darla.storage import sha256_file
 
@@ -122,12 +123,3 @@ def replays_of(
             Replay(title, cell, score.domain, score.episode, score.value, shlex.join(words), link)
         )
     return replays
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -15,7 +15,11 @@ from benchmarks.scores import Score
 from benchmarks.sight import scalar
 from darla.progress import duration
 from darla.rundir import RunDirectory
-from darla.storage import sha256_file
+from darla.storage import read_json, sha256_file, write_json
+from envs.digest import frame_digest
+from envs.domains import Suite
+
+FRAME_DIGESTS = "digests.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,32 @@ def stages_of(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
         for stage, entry in (status.get("stages") or {}).items()
     ]
+
+
+def keep_frame_digests(run: RunDirectory, suites: Sequence[Suite]) -> None:
+    """Writes the frame digest of every domain that suites score in, where it is not there yet.
+
+    Raises:
+        DependencyError: No off-screen OpenGL.
+    """
+    path = run.path / FRAME_DIGESTS
+    known = read_json(path) if path.exists() else {}
+    domains = {domain for suite in suites for domain in (*suite.d_s, *suite.d_t)}
+    for domain in domains:
+        if domain.id not in known:
+            known[domain.id] = frame_digest(run.config.environment, domain)
+    write_json(path, dict(sorted(known.items())))
+
+
+def frame_digests_of(run: RunDirectory) -> list[tuple[str, str]]:
+    """(what, SHA-256) of frames of a fixed walk: where they differ, machines render differently.
+
+    Raises:
+        CorruptFileError: Their file is damaged.
+    """
+    path = run.path / FRAME_DIGESTS
+    known = read_json(path) if path.exists() else {}
+    return [(f"frames of {domain}", value) for domain, value in known.items()]
 
 
 def digests_of(run: RunDirectory, status: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -195,6 +195,10 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.contamination = _contamination(run, page)
     page.commands = provenance.commands_of(run, status)
     page.digests = provenance.digests_of(run, status)
+    try:
+        page.digests += provenance.frame_digests_of(run)
+    except DarlaError as error:
+        page.problems.append(str(error))
     page.facts = provenance.facts_of(status)
     page.stages = provenance.stages_of(status)
     return page

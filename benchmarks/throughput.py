@@ -1,10 +1,10 @@
 """Speed beside peers: `python -m benchmarks.throughput env|vision|agents|ec` prints JSON lines.
 
-Every contender lives in a process of its own, with pinned threads, and waits while another is
-measured. Rounds are interleaved: in each one all contenders work for the same time, one after the
-other. `value` and `peer_value` are medians over rounds, `ratio` is the median of the rounds'
-ratios, since whatever else slows the machine slows both sides of a round. `rounds` holds every
-measurement as [ours, peer].
+Every measurement has a process of its own, with pinned threads, and no other contender is alive
+meanwhile: a Ray cluster that idles takes a twentieth of a core. Rounds are interleaved: in each one
+all contenders work for the same time, one after the other. `value` and `peer_value` are medians
+over rounds, `ratio` is the median of the rounds' ratios, since whatever else slows the machine
+slows both sides of a round. `rounds` holds every measurement as [ours, peer].
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks import contenders
-from benchmarks.contenders import Contender
+from benchmarks.contenders import Contender, agents, memory, vision, worlds
 from darla.errors import DarlaError, DependencyError
 from darla.rundir import installed_versions
 
+_SECONDS_TO_CLOSE = 30
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PACKAGES = (
     "torch",
@@ -87,21 +87,24 @@ def measure(sides: Sequence[Side], rounds: int, seconds: float) -> dict[str, lis
     Raises:
         DependencyError, DarlaError: What a contender raised while it was prepared or measured.
     """
-    processes = [_start(side) for side in sides]
+    rates: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            rates[side.name].append(_measured(side, seconds))
+    return rates
+
+
+def _measured(side: Side, seconds: float) -> float:
+    """Prepares a side in a process of its own, and returns its rate."""
+    process, pipe = _start(side)
     try:
-        for _, pipe in processes:
-            _answer(pipe)
-        rates: dict[str, list[float]] = {side.name: [] for side in sides}
-        for _ in range(rounds):
-            for side, (_, pipe) in zip(sides, processes, strict=True):
-                pipe.send(seconds)
-                rates[side.name].append(_answer(pipe))
-        return rates
+        _answer(pipe)
+        pipe.send(seconds)
+        return _answer(pipe)
     finally:
-        for process, pipe in processes:
-            pipe.close()
-            process.join(20)
-            process.kill()
+        pipe.close()
+        process.join(_SECONDS_TO_CLOSE)
+        process.kill()
 
 
 def line(
@@ -137,15 +140,15 @@ def env_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str
     """
     _need("miniworld", "MiniWorld")
     count = threads or 1
-    few = functools.partial(contenders.miniworld_frames, 5)
+    few = functools.partial(worlds.miniworld_frames, 5)
     sides = [
-        Side("Lab, random poses", contenders.lab_frames, count),
-        Side("MiniWorld PickupObjects, 20 objects", contenders.miniworld_frames, count),
+        Side("Lab, random poses", worlds.lab_frames, count),
+        Side("MiniWorld PickupObjects, 20 objects", worlds.miniworld_frames, count),
         Side("MiniWorld PickupObjects, its own 5 objects", few, count),
-        Side("Lab, steps", contenders.lab_steps, count),
-        Side("MiniWorld PickupObjects, 20 objects, steps", contenders.miniworld_steps, count),
-        Side("Jaco, steps", contenders.jaco_steps, count),
-        Side("dm_control reach_site_vision, steps", contenders.dm_control_steps, count),
+        Side("Lab, steps", worlds.lab_steps, count),
+        Side("MiniWorld PickupObjects, 20 objects, steps", worlds.miniworld_steps, count),
+        Side("Jaco, steps", worlds.jaco_steps, count),
+        Side("dm_control reach_site_vision, steps", worlds.dm_control_steps, count),
     ]
     lab, crowded, own, lab_steps, their_steps, jaco, reach = (side.name for side in sides)
     figures = [
@@ -165,12 +168,12 @@ def vision_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
     """
     _need("pythae", "pythae")
     count = threads or os.cpu_count() or 1
-    own = functools.partial(contenders.vae_images, "pixel", "auto")
-    dae = functools.partial(contenders.vae_images, "dae", "auto")
+    own = functools.partial(vision.vae_images, "pixel", "auto")
+    dae = functools.partial(vision.vae_images, "dae", "auto")
     sides = [
-        Side("beta-VAE, float32", contenders.vae_images, count),
-        Side("pythae BetaVAE, our networks, its trainer", contenders.pythae_trainer_images, count),
-        Side("pythae BetaVAE, our networks, bare step", contenders.pythae_step_images, count),
+        Side("beta-VAE, float32", vision.vae_images, count),
+        Side("pythae BetaVAE, our networks, its trainer", vision.pythae_trainer_images, count),
+        Side("pythae BetaVAE, our networks, bare step", vision.pythae_step_images, count),
         Side("beta-VAE, pixel term", own, count),
         Side("beta-VAE, DAE term", dae, count),
     ]
@@ -188,30 +191,35 @@ def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
     """Decisions of our DQN and A3C beside peers', and what it costs to encode rooms one by one.
 
     All agents play the same task on the same latents, with the same networks; each DQN has the same
-    update ratio as ours, A2C the same length of rollouts as A3C, whose second worker is compared
-    with having only one.
+    update ratio as ours, A2C the same length of rollouts as A3C. What a second worker brings is
+    measured twice: with A3C's learner beside it, and in scoring, where nothing learns.
     """
     _need("stable_baselines3", "Stable-Baselines3")
     count = threads or os.cpu_count() or 1
-    one_by_one = functools.partial(contenders.latent_steps, False)
-    two_workers = functools.partial(contenders.decisions, "a3c")
-    one_worker = functools.partial(contenders.decisions, "a3c", 1)
+    one_by_one = functools.partial(agents.latent_steps, False)
+    two_workers = functools.partial(agents.decisions, "a3c")
+    one_worker = functools.partial(agents.decisions, "a3c", 1)
+    scored_by_one = functools.partial(agents.scoring, 1)
     sides = [
-        Side("DQN, two Ray workers and a learner", contenders.decisions, 1),
-        Side("Stable-Baselines3 DQN, same latents", contenders.dqn_sb3, count),
-        Side("RLlib DQN, same latents", contenders.dqn_rllib, count),
+        Side("DQN, two Ray workers and a learner", agents.decisions, 1),
+        Side("Stable-Baselines3 DQN, same latents", agents.dqn_sb3, count),
+        Side("RLlib DQN, same latents", agents.dqn_rllib, count),
         Side("A3C, two Ray workers and a learner", two_workers, 1),
         Side("A3C, one Ray worker and a learner", one_worker, 1),
-        Side("Stable-Baselines3 A2C, same latents", contenders.a2c_sb3, count),
-        Side("Latents of 8 rooms, one batch", contenders.latent_steps, 1),
+        Side("Stable-Baselines3 A2C, same latents", agents.a2c_sb3, count),
+        Side("Scoring, two Ray workers", agents.scoring, 1),
+        Side("Scoring, one Ray worker", scored_by_one, 1),
+        Side("Latents of 8 rooms, one batch", agents.latent_steps, 1),
         Side("Latents of 8 rooms, a wrapper each", one_by_one, 1),
     ]
-    dqn, dqn_sb3, dqn_rllib, a3c, a3c_alone, a2c, batch, single = (side.name for side in sides)
+    names = (side.name for side in sides)
+    dqn, dqn_sb3, dqn_rllib, a3c, a3c_alone, a2c, scored, scored_alone, batch, single = names
     figures = [
         Figure("agents.dqn", "decisions/s", dqn, dqn_sb3),
         Figure("agents.dqn.rllib", "decisions/s", dqn, dqn_rllib),
         Figure("agents.a3c", "decisions/s", a3c, a2c),
         Figure("agents.a3c.workers", "decisions/s", a3c, a3c_alone),
+        Figure("agents.scoring.workers", "decisions/s", scored, scored_alone),
         Figure("agents.latents", "steps/s", batch, single),
     ]
     return _lines(sides, figures, rounds, seconds)
@@ -223,13 +231,11 @@ def ec_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[str,
     count = threads or 1
     sides, figures = [], []
     for entries, batch in ((10**3, 8), (10**4, 8), (10**5, 8), (10**5, 1), (10**5, 16)):
-        words = f"{entries} x {contenders.LATENTS}, batch {batch}"
-        ours = Side(
-            f"Table, {words}", functools.partial(contenders.ec_lookups, entries, batch), count
-        )
+        words = f"{entries} x {memory.LATENTS}, batch {batch}"
+        ours = Side(f"Table, {words}", functools.partial(memory.ec_lookups, entries, batch), count)
         peer = Side(
             f"FAISS IndexFlatL2, {words}",
-            functools.partial(contenders.faiss_lookups, entries, batch),
+            functools.partial(memory.faiss_lookups, entries, batch),
             count,
         )
         sides += [ours, peer]
@@ -273,7 +279,7 @@ def _lines(
 
 def _elbo_line(threads: int) -> dict[str, Any]:
     """Whether both train the same thing: losses of the same steps, which must agree."""
-    process, pipe = _start(Side("elbo", contenders.elbo_agreement, threads))  # type: ignore[arg-type]
+    process, pipe = _start(Side("elbo", vision.elbo_agreement, threads))  # type: ignore[arg-type]
     try:
         ours, theirs = _answer(pipe)
     finally:
@@ -312,7 +318,7 @@ def _start(side: Side) -> tuple[multiprocessing.process.BaseProcess, Connection]
 
 
 def _serve(contender: Callable[[], Any], pipe: Connection) -> None:
-    """Prepares a contender, says so, and then measures whenever it is told for how long."""
+    """Prepares a contender, says so, and measures when it is told for how long."""
     os.dup2(2, 1)  # standard output belongs to the figures
     try:
         prepared = contender()
@@ -320,10 +326,7 @@ def _serve(contender: Callable[[], Any], pipe: Connection) -> None:
             pipe.send(prepared)
             return
         pipe.send(None)
-        while True:
-            pipe.send(prepared(pipe.recv()))
-    except EOFError:
-        return
+        pipe.send(prepared(pipe.recv()))
     except Exception as error:  # noqa: BLE001 - the parent raises it
         pipe.send(DarlaError(f"{type(error).__name__}: {error}"))
 

@@ -1,48 +1,37 @@
 """The command line: `darla run`, its three stages one by one, and what helps around them.
 
-This module alone sees all packages, and imports each inside the command that needs it, so that
-`darla --help` answers at once. It prints answers to stdout, progress and errors to stderr.
+Every package is imported inside the command that needs it, so that `darla --help` answers at once.
+Answers go to stdout, progress and errors to stderr.
 
 Exit status: 0; 1, a defect; 2, an error that the user can mend, in one line; 130, interrupted.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import inspect
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from darla.errors import (
-    ConfigError,
-    DarlaError,
-    DependencyError,
-    RunDirectoryError,
-    did_you_mean,
-)
+from darla import pipeline
+from darla.errors import ConfigError, DarlaError, DependencyError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from agents.cells import Cell
     from darla.config import Config
-    from darla.rundir import RunDirectory
     from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_PR_SET_PDEATHSIG = 1
 
 ConfigWord = Annotated[
     str,
@@ -198,9 +187,9 @@ def run_command(
     What is finished is not repeated, what was interrupted continues. At the end it prints the
     table of scores; all results lie in RUNS/NAME/.
     """
-    tree = _load(config, overrides)
-    _answer(run_stages(tree, quiet), as_json)
-    _say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
+    tree = pipeline.load(config, overrides)
+    _answer(pipeline.run_stages(tree, quiet), as_json)
+    pipeline.say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
 
 
 @_command(app, "pretrain", "darla pretrain lab-quick vision.vae.beta=2 name=beta-2")
@@ -213,11 +202,11 @@ def pretrain_command(
     the beta-VAE in its feature space, and those of `entangled` and `beta-vae` where
     agents.perceptions asks for them. What is finished is not repeated.
     """
-    tree = _load(config, overrides)
-    _check_machine(tree)
-    with _opened(tree) as run:
-        _check_room(run)
-        _pretrain(run, quiet)
+    tree = pipeline.load(config, overrides)
+    pipeline.check_machine(tree)
+    with pipeline.open_run(tree) as run:
+        pipeline.check_room(run)
+        pipeline.pretrain(run, quiet)
         facts = {stage: run.status()["stages"][stage]["facts"] for stage in ("frames", "vision")}
         _print(facts, as_json)
 
@@ -247,13 +236,13 @@ def train_command(
     """
     from agents.cells import cells_of
 
-    tree = _load(config, overrides)
+    tree = pipeline.load(config, overrides)
     cells = _narrowed(cells_of(tree), algorithm=algorithm, perception=perception, seed=seed)
-    _check_cells(cells, tree)
-    _check_machine(tree, frames=any(cell.perception != "factors" for cell in cells))
-    _check_actions(cells, tree)
-    with _opened(tree) as run:
-        _train(run, cells, quiet)
+    pipeline.check_cells(cells, tree)
+    pipeline.check_machine(tree, frames=any(cell.perception != "factors" for cell in cells))
+    pipeline.check_actions(cells, tree)
+    with pipeline.open_run(tree) as run:
+        pipeline.train(run, cells, quiet)
         stages = run.status()["stages"]
         _print({cell.id: stages[f"train/{cell.id}"]["facts"] for cell in cells}, as_json)
 
@@ -275,12 +264,14 @@ def transfer_command(
     """
     from agents.cells import cells_of
 
-    tree = _load(config, overrides)
+    tree = pipeline.load(config, overrides)
     suite = _suite_to_score(tree, protocol, fresh, salt_file)
     cells = cells_of(tree)
-    with _opened(tree, create=False) as run:
-        _check_machine(tree)
-        results = _transfer(run, cells, quiet, suites=[suite], allow_unfinished=allow_unfinished)
+    with pipeline.open_run(tree, create=False) as run:
+        pipeline.check_machine(tree)
+        results = pipeline.transfer(
+            run, cells, quiet, suites=[suite], allow_unfinished=allow_unfinished
+        )
         _answer(results if suite.name == tree.suite else results["protocols"][suite.name], as_json)
 
 
@@ -301,11 +292,13 @@ def benchmark_command(
     from benchmarks.tiers import get_tier
 
     row = get_tier(tier, world)
-    trees = [_load(name, overrides) for name in row.configs]
+    trees = [pipeline.load(name, overrides) for name in row.configs]
     for tree in trees:
-        results = run_benchmark(tree, row.protocols, quiet, allow_unfinished=allow_unfinished)
+        results = pipeline.run_benchmark(
+            tree, row.protocols, quiet, allow_unfinished=allow_unfinished
+        )
         _answer(results, as_json)
-        _say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
+        pipeline.say(quiet, f"report: {Path(tree.runs) / tree.name / 'report.html'}")
 
 
 @_command(app, "fresh", "darla fresh --tag v0.1 --salt-file salt.txt")
@@ -367,8 +360,8 @@ def submit_command(
     from agents.cells import cells_of
     from darla.jobs import follow, follow_command, submit
 
-    tree = _load(config, overrides)
-    _check_cells(cells_of(tree), tree)
+    tree = pipeline.load(config, overrides)
+    pipeline.check_cells(cells_of(tree), tree)
     job = submit(tree, address, pip=pip)
     run = str(Path(tree.runs) / tree.name)
     commands = {
@@ -410,7 +403,7 @@ def tune_command(
         _print({"trials": rows}, as_json)
     else:
         _print_table(outcome_table(rows))
-    _refuse_failed(failed, len(rows), "trials")
+    pipeline.refuse_failed(failed, len(rows), "trials")
 
 
 @_command(app, "study", "darla study lab-study --grid vision.vae.beta=[1,4,16] --seeds [0,1,2]")
@@ -435,13 +428,13 @@ def study_command(
     from darla.study import study, write_study
 
     rows, failed = _swept(config, overrides, grid, seeds, cpus, gpus, quiet)
-    tree = _load(config, overrides)
+    tree = pipeline.load(config, overrides)
     folder = Path(tree.runs) / f"{tree.name}-study"
     result = study(rows, np.random.default_rng(tree.transfer.seed))
     write_study(result, folder)
     _print(result["correlations"], as_json)
-    _say(quiet, f"study: {folder / 'study.json'}")
-    _refuse_failed(failed, len(rows), "trials")
+    pipeline.say(quiet, f"study: {folder / 'study.json'}")
+    pipeline.refuse_failed(failed, len(rows), "trials")
 
 
 @_command(app, "shapes", "darla shapes shapes-beta4 --seeds [0,1,2,3,4]")
@@ -471,7 +464,7 @@ def shapes_command(
         trees = [each.config for each in make_variants(config, overrides or [], [], seeds)]
     reports = {}
     for tree in trees:
-        with _opened(tree) as run:
+        with pipeline.open_run(tree) as run:
             done = run.status()["stages"].get("shapes", {})
             reports[tree.name] = (
                 done["facts"] if done.get("finished") else train_shapes(tree, run, quiet=quiet)
@@ -596,7 +589,7 @@ def replay_command(
         raise ConfigError(f"'{page}' must end in .{format}, or give --format")
     suite = protocol_of(opened.config, protocol or opened.config.suite)
     player, domains = choose_cell(opened, cell), choose_domains(suite, domain or [])
-    _check_machine(opened.config)
+    pipeline.check_machine(opened.config)
     which = "best" if best else "worst" if worst else None
     recordings = record_episodes(
         opened, suite, player, domains, episode=episode, which=which, seed=seed, quiet=quiet
@@ -633,7 +626,7 @@ def domains_command(
     """
     from envs.registry import suite_of
 
-    tree = _load(config, overrides)
+    tree = pipeline.load(config, overrides)
     suite = suite_of(tree)
     if output is not None:
         _check_png(output)
@@ -642,7 +635,7 @@ def domains_command(
         # Some simulators print.
         with redirect_stdout(sys.stderr):
             draw_sheet(tree, output)
-        _say(False, f"sheet: {output}")
+        pipeline.say(False, f"sheet: {output}")
     rows: list[dict[str, Any]] = [
         {"id": domain.id, "tags": suite.tags(domain), "factors": domain.factors}
         for domain in suite.domains
@@ -690,7 +683,7 @@ def show_command(config: ConfigWord, overrides: Overrides = None, as_json: Json 
     """Prints every value of a configuration, defaults included."""
     from darla.config import to_yaml
 
-    tree = _load(config, overrides)
+    tree = pipeline.load(config, overrides)
     if as_json:
         _print(tree.model_dump(mode="json"), as_json)
     else:
@@ -711,184 +704,7 @@ def schema_command(as_json: Json = False) -> None:
         print(f"{setting:46}  {row.allowed}\n    {row.description}")
 
 
-# -- stages ----------------------------------------------------------------------------------------
-
-
-def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
-    """Does what is left of the three stages and the report; returns the results."""
-    from agents.cells import cells_of
-    from benchmarks.report import write_report
-    from darla.perception import BLIND
-
-    cells = cells_of(config)
-    _check_cells(cells, config)
-    _check_machine(config)
-    _check_actions(cells, config)
-    with _opened(config) as run:
-        _check_room(run)
-        with _trained_beside(run, cells, quiet):
-            _pretrain(run, quiet)
-            _train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
-        _train(run, cells, quiet)
-        results = _transfer(run, cells, quiet)
-        run.start("report")
-        write_report([run.path], run.report)
-        run.finish("report")
-    return results
-
-
-def run_benchmark(
-    config: Config,
-    protocols: Sequence[str],
-    quiet: bool = True,
-    *,
-    allow_unfinished: bool = False,
-) -> dict[str, Any]:
-    """Does what is left of a run of the benchmark; returns the results.
-
-    Args:
-        config: The run.
-        protocols: Suites to score on.
-        quiet: Show no progress.
-        allow_unfinished: Score what there is, instead of training what is left.
-    """
-    from agents.cells import cells_of
-    from benchmarks.report import write_report
-    from darla.cluster import ray_session
-    from envs.registry import protocol_of
-
-    cells = cells_of(config)
-    suites = [protocol_of(config, name) for name in protocols]
-    _check_cells(cells, config)
-    _check_machine(config)
-    _check_actions(cells, config)
-    with _opened(config, create=not allow_unfinished) as run, ray_session(config.ray):
-        if not allow_unfinished:
-            _check_room(run)
-            _pretrain(run, quiet)
-            _train_side_by_side(run, cells, quiet)
-        results = _transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
-        run.start("report")
-        write_report([run.path], run.report)
-        run.finish("report")
-    return results
-
-
-@contextmanager
-def _opened(config: Config, *, create: bool = True) -> Iterator[RunDirectory]:
-    """Opens the run directory of a configuration and saves, whatever happens, the time used."""
-    from darla.rundir import RunDirectory
-
-    run = RunDirectory.open(config, create=create)
-    try:
-        yield run
-    finally:
-        run.pause()
-
-
-def _pretrain(run: RunDirectory, quiet: bool) -> None:
-    from darla.vision.pretrain import train_vision
-    from envs.collect import collect_frames
-
-    _stage(run, "frames", quiet, lambda: collect_frames(run.config, run, quiet=quiet))
-    _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
-
-
-def spare_core(config: Config) -> bool:
-    """Whether this machine does the work, and has a core that the vision leaves idle."""
-    return config.ray.address is None and (os.cpu_count() or 1) > 1
-
-
-@contextmanager
-def _trained_beside(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> Iterator[None]:
-    """Trains the cells that need no vision in a second process, while the vision is trained.
-
-    On one machine with a core to spare only. What the second process did not finish is left to
-    the caller; it ends when this process ends, however that happens.
-    """
-    from darla.perception import BLIND
-
-    waiting = [c for c in cells if c.perception in BLIND and not run.finished(f"train/{c.id}")]
-    if run.finished("vision") or not waiting or not spare_core(run.config):
-        yield
-        return
-    names = dict.fromkeys(cell.perception for cell in waiting)
-    _say(quiet, f"beside it, in a process of its own: training on {', '.join(names)}")
-    spec = sys.modules["__main__"].__spec__
-    program = ["-m", spec.name] if spec else [sys.argv[0]]
-    words = ["train", str(run.path / "config.yaml"), f"runs={run.config.runs}", "--quiet"]
-    words += [word for name in names for word in ("--perception", name)]
-    child = subprocess.Popen(
-        [sys.executable, *program, *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=_end_with_parent,
-    )
-    try:
-        yield
-        child.wait()
-    finally:
-        child.terminate()
-        child.wait()
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to kill this process when the one that started it ends."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _train(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
-    from agents.training import train_cell
-    from darla.perception import BLIND
-
-    for cell in cells:
-        work = functools.partial(train_cell, run.config, run, cell, quiet=quiet)
-        parents = () if cell.perception in BLIND else run.vision.glob("*.safetensors")
-        _stage(run, f"train/{cell.id}", quiet, work, parents=parents)
-
-
-def _train_side_by_side(run: RunDirectory, cells: Sequence[Cell], quiet: bool) -> None:
-    """Trains what is left of the cells on Ray; raises for all that failed when none is left."""
-    from agents.parallel import train_parallel
-    from benchmarks.tiers import what_is_left
-    from darla import cli
-
-    _say(quiet, f"{run.config.name}: {what_is_left(run, cells)}")
-    left = [cell for cell in cells if not run.finished(f"train/{cell.id}")]
-    failed = train_parallel(run.config, run, left, cli.train_one, quiet=quiet)
-    _refuse_failed(failed, len(left), "cells")
-
-
-def train_one(config: Config, cell: Cell) -> None:
-    """Trains one cell of a run that exists, in a task of its own."""
-    with _opened(config, create=False) as run:
-        _train(run, [cell], quiet=True)
-
-
-def _transfer(
-    run: RunDirectory,
-    cells: Sequence[Cell],
-    quiet: bool,
-    *,
-    suites: Sequence[Suite] = (),
-    allow_unfinished: bool = False,
-) -> dict[str, Any]:
-    """Scores on suites, by default the run's own, and checks the targets for contamination."""
-    from benchmarks.contamination import check_contamination, verdict
-    from benchmarks.results import write_results
-    from benchmarks.transfer import score_transfer
-    from envs.registry import suite_of
-
-    suites = suites or [suite_of(run.config)]
-    score_transfer(
-        run.config, run, cells, suites=suites, allow_unfinished=allow_unfinished, quiet=quiet
-    )
-    found = check_contamination(run.config, run, cells, suites)
-    for suite in suites:
-        _say(quiet, verdict(found, suite.name))
-    return write_results(run)
+# -- what options mean -----------------------------------------------------------------------------
 
 
 def _suite_to_score(
@@ -923,23 +739,6 @@ def _read_salt(path: Path) -> str:
         raise ConfigError(f"cannot read the salt in '{path}': {error}") from error
 
 
-def _stage(
-    run: RunDirectory,
-    stage: str,
-    quiet: bool,
-    work: Callable[[], dict[str, Any] | None],
-    *,
-    parents: Iterable[Path] = (),
-) -> None:
-    """Does the work of a stage that is not finished, and records what it returns as facts."""
-    if run.finished(stage):
-        _say(quiet, f"{stage}: finished before")
-        return
-    run.start(stage)
-    facts = work() or {}
-    run.finish(stage, parents=parents, **facts)
-
-
 def _swept(
     config: str,
     overrides: Sequence[str] | None,
@@ -951,27 +750,16 @@ def _swept(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Runs a sweep; returns its outcomes, and what went wrong by the name of the run."""
     from agents.cells import cells_of
-    from darla import cli
     from darla.tuning import make_variants, outcomes, sweep
 
     if not grid and seeds is None:
         raise ConfigError("nothing varies; give --grid KEY=[A,B] or --seeds [0,1]")
-    _load(config, overrides)
+    pipeline.load(config, overrides)
     variants = make_variants(config, overrides or [], grid or [], seeds)
     for variant in variants:
-        _check_cells(cells_of(variant.config), variant.config)
-    failed = sweep(variants, cli.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
+        pipeline.check_cells(cells_of(variant.config), variant.config)
+    failed = sweep(variants, pipeline.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
     return outcomes(variants), failed
-
-
-def _refuse_failed(failed: dict[str, str], count: int, what: str) -> None:
-    """Refuses to end well where trials of a sweep, or cells of a run, failed."""
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise RunDirectoryError(
-            f"{len(failed)} of {count} {what} failed, repeat the command to continue them: "
-            f"{reasons}"
-        )
 
 
 def _narrowed(cells: Sequence[Cell], **wanted: Sequence[Any] | None) -> list[Cell]:
@@ -992,76 +780,6 @@ def _narrowed(cells: Sequence[Cell], **wanted: Sequence[Any] | None) -> list[Cel
     ]
 
 
-# -- what can be seen before the long work starts --------------------------------------------------
-
-
-def _load(config: str, overrides: Sequence[str] | None) -> Config:
-    """Reads a configuration and refuses names that only the packages above its tree know."""
-    from darla.config import load_config
-    from envs.registry import suite_of
-
-    tree = load_config(config, overrides or [])
-    suite_of(tree)
-    return tree
-
-
-def _check_cells(cells: Sequence[Cell], config: Config) -> None:
-    """Refuses cells that cannot be trained on the vision that is configured."""
-    from darla.perception import check_perception
-    from envs.registry import suite_of
-
-    state_size = suite_of(config).world.state_size
-    for cell in cells:
-        check_perception(cell.perception, config, state_size)
-
-
-def _check_actions(cells: Sequence[Cell], config: Config) -> None:
-    """Refuses algorithms that cannot act in the world that is configured."""
-    from agents.policy import Actions
-    from envs import make_vector
-    from envs.registry import suite_of
-
-    choosing_once = sorted({cell.algorithm for cell in cells} - {"a3c"})
-    if choosing_once:
-        sources = suite_of(config).d_s[:1]
-        vector = make_vector(config.environment, sources, 1, seed=0, render=False)
-        actions = Actions.of(vector.single_action_space)
-        vector.close()
-        for algorithm in choosing_once:
-            actions.count(algorithm)
-
-
-def _check_machine(config: Config, *, frames: bool = True) -> None:
-    """Refuses work that this machine cannot do."""
-    if frames:
-        from envs.registry import get_simulator
-
-        get_simulator(config.environment.id, config.environment.plugin).check()
-    if config.vision.device not in ("auto", "cpu"):
-        from darla.devices import choose_device
-
-        choose_device(config.vision.device)
-
-
-def _check_room(run: RunDirectory) -> None:
-    """Refuses to start a run whose frames and replays the disk cannot hold."""
-    from darla.perception import ON_FRAMES
-
-    if run.finished("frames"):
-        return
-    config = run.config
-    frame = config.environment.size**2 * 3
-    needed = config.frames.count * frame
-    if set(config.agents.perceptions) & set(ON_FRAMES):
-        needed += 2 * config.agents.dqn.replay * frame
-    free = shutil.disk_usage(run.path).free
-    if free < needed:
-        raise RunDirectoryError(
-            f"'{run.path}' needs up to {needed / 2**30:.1f} GiB and its disk has "
-            f"{free / 2**30:.1f} GiB free; give runs=FOLDER elsewhere"
-        )
-
-
 def _check_png(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"'{path}' must end in .png")
@@ -1072,11 +790,6 @@ def _check_png(path: Path) -> None:
 
 
 # -- answers ---------------------------------------------------------------------------------------
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)
 
 
 def _print(value: Any, as_json: bool) -> None:

@@ -241,11 +241,18 @@ def test_cells_without_scores_are_named(full_run: RunDirectory) -> None:
     assert "6 of 12 cells are not scored yet: dqn-factors-s0, dqn-factors-s1" in text
 
 
+def test_frame_digests_are_among_the_digests(full_run: RunDirectory) -> None:
+    write_json(full_run.path / "digests.json", {"lab/B/hat-can": "c0ffee" * 10})
+    assert ["frames of lab/B/hat-can", "c0ffee" * 10] in Reader(report(full_run)).rows
+
+
 def test_a_damaged_piece_is_named_in_the_page(full_run: RunDirectory) -> None:
     (full_run.vision / "report.json").write_text('{"torn')
     metrics = full_run.agent("dqn-pixels-s2") / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-9])
+    (full_run.path / "digests.json").write_text("{")
     text = report(full_run)
+    assert "digests.json&#39; is not valid JSON" in text
     assert "report.json&#39; is not valid JSON" in text
     assert "metrics.jsonl&#39;, line 6, is not a JSON object" in text
     assert text.count("at the end</title></polyline>") == 2 * 2

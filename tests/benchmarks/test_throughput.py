@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import contenders, throughput
+from benchmarks import throughput
+from benchmarks.contenders import rate, vision
 from benchmarks.throughput import Figure, Side, line, measure
 from darla.errors import DarlaError
 from tests.benchmarks.toy_contenders import broken, constant, dead, threads
@@ -65,14 +66,14 @@ def test_rate_counts_units_per_second() -> None:
         time.sleep(0.01)
         return 5
 
-    assert 250 < contenders.rate(work, 0.2) <= 500
+    assert 250 < rate(work, 0.2) <= 500
 
 
 def test_our_elbo_is_pythaes(monkeypatch) -> None:
     pytest.importorskip("pythae")
-    monkeypatch.setattr(contenders, "ELBO_STEPS", 4)
-    monkeypatch.setattr(contenders, "BATCH", 8)
-    monkeypatch.setattr(contenders, "PICTURES", 16)
-    ours, theirs = contenders.elbo_agreement()
+    monkeypatch.setattr(vision, "ELBO_STEPS", 4)
+    monkeypatch.setattr(vision, "BATCH", 8)
+    monkeypatch.setattr(vision, "PICTURES", 16)
+    ours, theirs = vision.elbo_agreement()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert ours[-1] < ours[0]

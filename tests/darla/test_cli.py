@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from darla import cli, cluster, doctor
+from darla import cluster, doctor, pipeline
 from darla.cli import app
 from darla.config import Config
 from darla.doctor import Check
@@ -99,6 +99,9 @@ class Stages:
     def check_contamination(self, config, run, cells, suites) -> None:
         self.checked = [suite.name for suite in suites]
 
+    def keep_frame_digests(self, run: RunDirectory, suites: list) -> None:
+        self.digested = [suite.name for suite in suites]
+
     def verdict(self, found: None, suite: str) -> str:
         return f"contamination of {suite}: none"
 
@@ -139,6 +142,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "agents.training": ("train_cell",),
         "benchmarks.transfer": ("score_transfer",),
         "benchmarks.contamination": ("check_contamination", "verdict"),
+        "benchmarks.provenance": ("keep_frame_digests",),
         "benchmarks.results": ("write_results",),
         "benchmarks.tables": ("terminal_table", "markdown_table"),
         "benchmarks.films": ("choose_writer",),
@@ -151,7 +155,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
             setattr(fake, name, getattr(fakes, name))
         monkeypatch.setitem(sys.modules, module, fake)
     monkeypatch.setattr(doctor, "check_gl", lambda: Check("OpenGL", "ok", "fake"))
-    monkeypatch.setattr(cli, "spare_core", lambda config: False)
+    monkeypatch.setattr(pipeline, "spare_core", lambda config: False)
     return fakes
 
 
@@ -178,7 +182,7 @@ class Beside:
 def test_cells_without_vision_train_beside_it_and_what_is_left_is_done_after(
     config, stages, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "spare_core", lambda config: True)
+    monkeypatch.setattr(pipeline, "spare_core", lambda config: True)
     real = subprocess.Popen
 
     def popen(words: list[str], *others: object, **settings: object) -> object:
@@ -199,7 +203,7 @@ def test_cells_without_vision_train_beside_it_and_what_is_left_is_done_after(
 def test_the_second_process_ends_with_the_first(tmp_path):
     program = (
         "import subprocess, sys, time\n"
-        "from darla.cli import _end_with_parent\n"
+        "from darla.pipeline import _end_with_parent\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
         "child = subprocess.Popen(sleep, preexec_fn=_end_with_parent)\n"
         "print(child.pid, flush=True)\n"
@@ -247,7 +251,7 @@ def test_every_example_is_valid(config, stages, capsys, monkeypatch):
     for name in ("lab-quick", "benchmark-dev", "shapes-beta4"):
         (config.parent / "configs" / f"{name}.yaml").write_text(f"name: {name}\n")
     (config.parent / "salt.txt").write_text(SALT)
-    monkeypatch.setattr(cli, "_train_side_by_side", cli._train)
+    monkeypatch.setattr(pipeline, "train_side_by_side", pipeline.train)
     monkeypatch.setattr(cluster, "ray_session", contextlib.nullcontext)
     darla("run", "lab-quick")
     for command in COMMANDS:
@@ -313,7 +317,7 @@ def test_a_run_is_scored_on_another_protocol(config, stages, capsys):
     stages.done.clear()
     assert darla("transfer", config, "--protocol", "lab-single", "--json") == 0
     out, err = capsys.readouterr()
-    assert stages.done == stages.checked == ["lab-single"]
+    assert stages.done == stages.checked == stages.digested == ["lab-single"]
     assert "contamination of lab-single: none" in err
     Path("salt").write_text(SALT)
     words = ("--protocol", "lab-pairs", "--fresh", "v1", "--salt-file", "salt")

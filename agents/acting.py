@@ -78,20 +78,33 @@ def spread(
     return [(derive(seed, "worker", index), quota[index::workers]) for index in range(workers)]
 
 
-def observe(perception: Perception, frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+def observe(
+    perception: Perception,
+    frames: np.ndarray,
+    info: dict[str, Any],
+    which: np.ndarray | None = None,
+) -> np.ndarray:
     """Encodes what a vector environment returned.
 
     Args:
         perception: what the policy sees through.
         frames: uint8 [B, H, W, 3].
         info: with the ground truth `state`, float32 [B, S].
+        which: bool [B], the environments that matter, at least one; None: all.
 
     Returns:
-        Observations for a policy, [B, *perception.shape].
+        Observations for a policy, [B, *perception.shape]; zeros for environments left out.
     """
+    rows = slice(None) if which is None or which.all() else which
     if perception.needs == "state":
-        return perception.encode(None, info["state"])
-    return perception.encode(frames, None)
+        encoded = perception.encode(None, info["state"][rows])
+    else:
+        encoded = perception.encode(frames[rows], None)
+    if len(encoded) == len(frames):
+        return encoded
+    observations = np.zeros((len(frames), *encoded.shape[1:]), encoded.dtype)
+    observations[rows] = encoded
+    return observations
 
 
 def observe_final(perception: Perception, info: dict[str, Any], ended: np.ndarray) -> np.ndarray:
@@ -122,6 +135,9 @@ def play_episodes(
 ) -> list[Episode]:
     """Plays exactly the first episodes of every sub-environment: short ones are not favoured.
 
+    A sub-environment that has played its episodes retires, if the vector lets it (see
+    `envs.make_vector`), and is not encoded any more.
+
     Args:
         policy: what acts; None is the uniform random policy.
         perception: what it sees through; unused by the random policy.
@@ -151,12 +167,15 @@ def play_episodes(
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
     reached = np.zeros(count, bool) if "success" in info else None
     episodes: list[Episode] = []
-    while (played < quota).any():
+    retire = getattr(vector, "retire", None)
+    while (active := played < quota).any():
+        if retire is not None:
+            retire(~active)
         seen, before, observations = frames, memory, None
         if policy is None or perception is None:
             actions = choices.sample(rng, count)
         else:
-            observations = observe(perception, frames, info)
+            observations = observe(perception, frames, info, active)
             actions, memory = policy.act(observations, memory, epsilon=epsilon, rng=rng)
         frames, rewards, terminated, truncated, info = vector.step(actions)
         if watch is not None:

@@ -60,10 +60,12 @@ def make_vector(
     actions that turn in place; `labels()` and `object_maps()`, what an evaluation of the vision
     needs to know (see `envs.lab.LabVectorEnv`); `state_dict()` and `load_state_dict()`, everything
     that changes, as arrays, without which a training that is continued begins new episodes;
-    `info["clearance"]`, metres to what is ahead; `info["success"]`, bool [n], whether the goal is
-    reached now, also in `final_info`; and `options={"start": "anywhere"}` of `reset`, starts that
-    show more of the world than the task's own. A replay shows `action_names`, one for every option
-    of every choice, and plays as fast as `metadata["render_fps"]`, decisions a second.
+    `retire(which)`, to let sub-environments stand still until they are reset, so that none is
+    played in vain; `info["clearance"]`, metres to what is ahead; `info["success"]`, bool [n],
+    whether the goal is reached now, also in `final_info`; and `options={"start": "anywhere"}` of
+    `reset`, starts that show more of the world than the task's own. A replay shows `action_names`,
+    one for every option of every choice, and plays as fast as `metadata["render_fps"]`, decisions a
+    second.
 
     Args:
         environment: Simulator, resolution and frame skip.

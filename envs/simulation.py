@@ -221,14 +221,25 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._start = simulation.start
         self._renderer = renderer
         self._shape = (self.num_envs, size, size, 3)
+        self._retired = np.zeros(self.num_envs, bool)
 
     def _frames(self) -> np.ndarray:
         if self._renderer is None:
             return np.broadcast_to(np.zeros((), np.uint8), self._shape)
-        out = np.empty(self._shape, np.uint8)
-        for i in range(self.num_envs):
+        out = np.zeros(self._shape, np.uint8)
+        for i in np.flatnonzero(~self._retired).tolist():
             self.simulation.draw(i, self._renderer, out[i])
         return out
+
+    def retire(self, which: np.ndarray) -> None:
+        """Lets sub-environments stand still until they are reset.
+
+        They are not stepped or drawn: rewards are 0, pictures black, and no episode ends.
+
+        Args:
+            which: bool [n].
+        """
+        self._retired |= which
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -253,7 +264,9 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.simulation.seed = seed
             self.simulation.episode[:] = -1
         self._start = options.get("start", self.simulation.start)
-        for index in np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool))):
+        chosen = options.get("reset_mask", np.ones(self.num_envs, bool))
+        self._retired &= ~chosen
+        for index in np.flatnonzero(chosen):
             self.simulation.begin(int(index), self._start)
         return self._frames(), self.simulation.info()
 
@@ -264,8 +277,8 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         n, simulation = self.num_envs, self.simulation
         rewards = np.zeros(n)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-        for i, action in enumerate(np.asarray(actions)):
-            rewards[i], terminated[i], truncated[i] = simulation.advance(i, action)
+        for i in np.flatnonzero(~self._retired).tolist():
+            rewards[i], terminated[i], truncated[i] = simulation.advance(i, actions[i])
         ended = terminated | truncated
         final: dict[str, Any] = {}
         if ended.any():

@@ -115,6 +115,18 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._actions: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
         self._frames = np.zeros((num_envs, size, size, 3), np.uint8)
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._retired = np.zeros(num_envs, bool)
+
+    def retire(self, which: np.ndarray) -> None:
+        """Lets sub-environments stand still until they are reset.
+
+        They are not stepped: rewards are 0, pictures black, and no episode ends.
+
+        Args:
+            which: bool [n].
+        """
+        self._retired |= which
+        self._frames[which] = 0
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -135,7 +147,9 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._seed = seed
             self._episode[:] = -1
         self._options = dict(options or {})
-        for i in np.flatnonzero(self._options.pop("reset_mask", np.ones(self.num_envs, bool))):
+        chosen = self._options.pop("reset_mask", np.ones(self.num_envs, bool))
+        self._retired &= ~chosen
+        for i in np.flatnonzero(chosen):
             self._begin(int(i))
         return self._frames.copy(), self._info()
 
@@ -145,8 +159,8 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """One decision in every sub-environment; see the class."""
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
-        for i, action in enumerate(np.asarray(actions)):
-            rewards[i], terminated[i], truncated[i] = self._advance(i, action)
+        for i in np.flatnonzero(~self._retired).tolist():
+            rewards[i], terminated[i], truncated[i] = self._advance(i, actions[i])
         ended = terminated | truncated
         final: dict[str, Any] = {}
         if ended.any():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from darla.frames import Frames
@@ -26,7 +26,10 @@ SPAN = 2.5
 STEPS = 9
 SCALE = 2
 BATCH = 100
-INK, PAPER, LABEL_WIDTH = (30, 30, 30), (255, 255, 255), 92
+INK, PAPER = (30, 30, 30), (255, 255, 255)
+TEXT = 22
+"""Height of letters; pages show a sheet at about half of its size."""
+LABEL_WIDTH, TITLE_HEIGHT = 170, 36
 
 
 def _to_bytes(pictures: Tensor) -> np.ndarray:
@@ -86,12 +89,12 @@ def grid(rows: list[np.ndarray], labels: list[str], path: Path, title: str) -> N
     """
     size, gap = rows[0].shape[1] * SCALE, 4
     width = LABEL_WIDTH + max(len(row) for row in rows) * (size + gap)
-    sheet = Image.new("RGB", (width, 22 + len(rows) * (size + gap)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((4, 4), title, fill=INK)
+    sheet = Image.new("RGB", (width, TITLE_HEIGHT + len(rows) * (size + gap)), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    draw.text((4, 4), title, fill=INK, font=font)
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        top = 22 + r * (size + gap)
-        draw.text((4, top + size // 2 - 6), label, fill=INK)
+        top = TITLE_HEIGHT + r * (size + gap)
+        draw.text((4, top + size // 2), label, fill=INK, font=font, anchor="lm")
         for c, picture in enumerate(row):
             tile = Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST)
             sheet.paste(tile, (LABEL_WIDTH + c * (size + gap), top))

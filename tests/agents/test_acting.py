@@ -93,6 +93,35 @@ class TestPlayEpisodes:
         counts = [sum(e.env == i for e in self.play(None, [2, 0, 1, 5])) for i in range(4)]
         assert counts == [2, 0, 1, 5]
 
+    def test_who_has_played_its_episodes_retires(self):
+        class Retiring(Catch):
+            """Counts the decisions that are taken in earnest."""
+
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.retired, self.lived = np.zeros(self.num_envs, bool), 0
+
+            def retire(self, which):
+                self.retired |= which
+
+            def step(self, actions):
+                self.lived += int((~self.retired).sum())
+                return super().step(actions)
+
+        class Counting:
+            """A perception that counts what it encodes."""
+
+            needs, encoded = "state", 0
+
+            def encode(self, frames, state):
+                self.encoded += len(state)
+                return state
+
+        vector, perception = Retiring(DOMAINS, 4, seed=0), Counting()
+        episodes = self.play(Perfect(), [2, 0, 1, 5], vector=vector, perception=perception)
+        assert vector.lived == perception.encoded == sum(e.length for e in episodes)
+        assert episodes == self.play(Perfect(), [2, 0, 1, 5])
+
     def test_the_domain_is_that_of_the_episode_that_ended(self):
         episodes = self.play(Perfect(), 5)
         for e in episodes:

@@ -144,6 +144,26 @@ def test_an_episode_does_not_depend_on_how_many_are_beside_it(id: str) -> None:
 
 
 @pytest.mark.parametrize("id", IDS)
+def test_the_retired_stand_still_and_the_others_do_not_notice(id: str) -> None:
+    some, all_ = (make(id, mixed(id), 3, frame_skip=60) for _ in range(2))
+    some.reset(seed=SEED)
+    all_.reset(seed=SEED)
+    retired = np.array([False, True, False])
+    some.retire(retired)  # type: ignore[attr-defined]
+    for action in actions_of(some, 40):
+        frames, rewards, terminated, truncated, info = some.step(action)
+        others, their_rewards, *ends, their_info = all_.step(action)
+        assert (frames[~retired] == others[~retired]).all()
+        assert rewards[~retired] == pytest.approx(their_rewards[~retired])
+        assert info["domain"][~retired].tolist() == their_info["domain"][~retired].tolist()
+        assert ((terminated | truncated) == ((ends[0] | ends[1]) & ~retired)).all()
+        assert not frames[1].any()
+        assert rewards[1] == 0.0
+    assert some.reset(seed=SEED)[0][1].any()
+    assert some.step(action)[0][1].any()
+
+
+@pytest.mark.parametrize("id", IDS)
 def test_an_end_gives_the_last_observation_and_the_first_of_the_next(id: str) -> None:
     vector = make(id, mixed(id), 1, frame_skip=60)
     vector.reset(seed=SEED)

@@ -38,11 +38,15 @@ class Tier:
 
 _LAB = ("lab", "lab-single", "lab-pairs")
 """The paper's conjunction, one factor, two factors."""
+_JACO = ("jaco", "jaco-looks", "jaco-real")
+"""The conjunction, looks one at a time, the stand-in for a real arm."""
 TIERS = (
     # world, tier, configurations, protocols
     Tier("lab", "smoke", ("benchmark-smoke",), _LAB[:2]),
     Tier("lab", "dev", ("benchmark-dev",), _LAB[:2]),
     Tier("lab", "full", ("benchmark-full",), _LAB),
+    Tier("jaco", "dev", ("benchmark-jaco",), _JACO),
+    Tier("jaco", "full", ("jaco",), _JACO),
 )
 
 

@@ -11,28 +11,18 @@ from typing import ClassVar
 
 import pytest
 
-from darla import cluster, doctor, pipeline
-from darla.cli import app
+from darla import cluster, doctor, jobs, pipeline, tuning
+from darla.cli import app, config_app
 from darla.config import Config
 from darla.doctor import Check
 from darla.errors import MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_jsonl, write_json, write_text
 
-COMMANDS = (
-    "run",
-    "pretrain",
-    "train",
-    "transfer",
-    "shapes",
-    "benchmark",
-    "fresh",
-    "report",
-    "replay",
-    "domains",
-    "doctor",
-    "config show",
-    "config schema",
+COMMANDS = tuple(
+    f"{group}{each.name}"
+    for group, owner in (("", app), ("config ", config_app))
+    for each in owner.registered_commands
 )
 
 
@@ -248,10 +238,14 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_every_example_is_valid(config, stages, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "diagnose", lambda: [])
     (config.parent / "configs").mkdir()
-    for name in ("lab-quick", "benchmark-dev", "shapes-beta4"):
+    for name in ("lab", "lab-quick", "lab-study", "benchmark-dev", "shapes-beta4"):
         (config.parent / "configs" / f"{name}.yaml").write_text(f"name: {name}\n")
     (config.parent / "salt.txt").write_text(SALT)
     monkeypatch.setattr(pipeline, "train_side_by_side", pipeline.train)
+    monkeypatch.setattr(tuning, "sweep", lambda variants, *_, **__: {})
+    monkeypatch.setattr(tuning, "outcomes", lambda variants: list(study_rows(variants)))
+    monkeypatch.setattr(jobs, "submit", lambda tree, address, *, pip: "job-1")
+    monkeypatch.setattr(jobs, "follow", lambda *_: 0)
     monkeypatch.setattr(cluster, "ray_session", contextlib.nullcontext)
     darla("run", "lab-quick")
     for command in COMMANDS:
@@ -496,21 +490,23 @@ def test_a_sweep_in_which_nothing_varies_is_refused(config, stages, command, cap
     assert "nothing varies; give --grid KEY=[A,B] or --seeds" in capsys.readouterr().err
 
 
+def study_rows(variants):
+    for number, variant in enumerate(variants):
+        policy = {"algorithm": "ec", "perception": "darla", "source": 9.0, "target": number}
+        yield {
+            "run": variant.config.name,
+            "varied": dict(variant.varied),
+            "object_error": 0.1,
+            "active_units": 10,
+            "probe": {"room": 0.99},
+            "disentanglement": {"mig": number / 10},
+            "policies": [policy],
+        }
+
+
 def test_a_study_correlates_what_the_sweep_brought(config, stages, capsys, monkeypatch):
-    from darla import tuning
-
-    def rows(variants):
-        for number, variant in enumerate(variants):
-            policy = {"algorithm": "ec", "perception": "darla", "source": 9.0, "target": number}
-            yield {
-                "run": variant.config.name,
-                "varied": variant.varied,
-                "disentanglement": {"mig": number / 10},
-                "policies": [policy],
-            }
-
     monkeypatch.setattr(tuning, "sweep", lambda variants, *_, **__: {})
-    monkeypatch.setattr(tuning, "outcomes", lambda variants: list(rows(variants)))
+    monkeypatch.setattr(tuning, "outcomes", lambda variants: list(study_rows(variants)))
     words = ("--grid", "vision.vae.beta=[1,4]", "--seeds", "[0,1]", "--json")
     assert darla("study", config, *words) == 0
     found = json.loads(capsys.readouterr().out)["ec darla"]["mig"]["target"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from darla.config import Config
-from darla.errors import ConfigError
+from darla.errors import ConfigError, did_you_mean
 from darla.perception import Perception, load_perception
 from darla.rundir import RunDirectory
 from envs.domains import Domain, Suite
@@ -63,6 +63,21 @@ def cells_of(config: Config) -> list[Cell]:
         if algorithm not in algorithms or perception not in perceptions:
             raise ConfigError(_refusal(algorithm, perception))
     return [Cell(*pair, seed) for pair, seed in product(possible, agents.seeds)]
+
+
+def cell_named(config: Config, cell_id: str) -> Cell:
+    """Returns the cell with this id.
+
+    Raises:
+        ConfigError: the configuration has no such cell; the message lists those that it has.
+    """
+    cells = {cell.id: cell for cell in cells_of(config)}
+    if cell_id not in cells:
+        raise ConfigError(
+            f"run '{config.name}' has no cell '{cell_id}'{did_you_mean(cell_id, cells)}; it has "
+            f"{', '.join(cells)}"
+        )
+    return cells[cell_id]
 
 
 def _refusal(algorithm: str, perception: str) -> str | None:

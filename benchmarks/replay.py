@@ -18,12 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from agents.algorithms import is_trained
-from agents.cells import Cell, cells_of
+from agents.cells import Cell, cell_named, cells_of
 from benchmarks.episodes import Recording, record, recording_path, save_recording, scores_in
 from benchmarks.rows import entrant
 from benchmarks.scores import Score, read_scores
 from benchmarks.tables import number
-from darla.errors import ConfigError, MissingFileError, did_you_mean
+from darla.errors import MissingFileError
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import write_text
@@ -48,11 +48,8 @@ def choose_cell(run: RunDirectory, cell_id: str | None) -> Cell:
     """
     cells = {cell.id: cell for cell in cells_of(run.config)}
     trained = [i for i in cells if is_trained(run, cells[i])]
-    if cell_id is not None and cell_id not in cells:
-        raise ConfigError(
-            f"this run has no cell '{cell_id}'{did_you_mean(cell_id, cells)}; it has "
-            f"{', '.join(cells)}"
-        )
+    if cell_id is not None:
+        cell_named(run.config, cell_id)
     if not trained or cell_id not in (None, *trained):
         have = f"those that are: {', '.join(trained)}" if trained else "`darla train` trains them"
         raise MissingFileError(

@@ -118,6 +118,16 @@ class FramesConfig(Section):
     """Stage 1, the data: frames of an exploration policy in D_U."""
 
     count: PositiveInt = Field(40_000, description="Frames to collect, over all domains of D_U.")
+    policy: str = Field(
+        "explorer",
+        min_length=1,
+        description="Who collects: 'explorer' (starts anywhere with a free view, turns away from "
+        "walls), 'random' (uniform actions in the task's own episodes), or RUN/CELL, a policy "
+        "that another run trained, such as runs/lab-quick/dqn-darla-s0.",
+    )
+    epsilon: Fraction = Field(
+        0.2, description="Share of random actions of a policy that another run trained."
+    )
     validation: float = Field(
         0.05,
         gt=0.0,
@@ -125,7 +135,7 @@ class FramesConfig(Section):
         description="Share of the frames, in layouts of their own, kept for evaluation.",
     )
     segment: PositiveInt = Field(
-        8, description="Decisions that the exploration policy takes from one random pose."
+        8, description="Decisions that the explorer takes from one random pose."
     )
     shard: PositiveInt = Field(2_000, description="Frames in one file on disk.")
     seed: int = Field(0, ge=0, description="Seed of layouts, poses and the exploration policy.")

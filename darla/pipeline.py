@@ -40,7 +40,7 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     check_machine(config)
     check_actions(cells, config)
     with open_run(config) as run:
-        check_room(run)
+        check_start(run)
         with _trained_beside(run, cells, quiet):
             pretrain(run, quiet)
             train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
@@ -79,7 +79,7 @@ def run_benchmark(
     check_actions(cells, config)
     with open_run(config, create=not allow_unfinished) as run, ray_session(config.ray):
         if not allow_unfinished:
-            check_room(run)
+            check_start(run)
             pretrain(run, quiet)
             train_side_by_side(run, cells, quiet)
         results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
@@ -116,10 +116,14 @@ def open_run(config: Config, *, create: bool = True) -> Iterator[RunDirectory]:
 
 def pretrain(run: RunDirectory, quiet: bool) -> None:
     """Stage 1: the frames of D_U, and the visions that the run's perceptions ask for."""
+    from agents.walkers import walker_of
     from darla.vision.pretrain import train_vision
     from envs.collect import collect_frames
 
-    _stage(run, "frames", quiet, lambda: collect_frames(run.config, run, quiet=quiet))
+    if not run.finished("frames"):
+        walker, files = walker_of(run.config)
+        work = functools.partial(collect_frames, run.config, run, make_walker=walker, quiet=quiet)
+        _stage(run, "frames", quiet, work, parents=files)
     _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
 
 
@@ -296,13 +300,15 @@ def check_machine(config: Config, *, frames: bool = True) -> None:
         choose_device(config.vision.device)
 
 
-def check_room(run: RunDirectory) -> None:
-    """Refuses to start a run whose frames and replays the disk cannot hold."""
+def check_start(run: RunDirectory) -> None:
+    """Refuses to start a run whose frames cannot be collected, or fit on the disk with replays."""
+    from agents.walkers import walker_of
     from darla.perception import ON_FRAMES
 
     if run.finished("frames"):
         return
     config = run.config
+    walker_of(config)
     frame = config.environment.size**2 * 3
     needed = config.frames.count * frame
     if "dqn" in config.agents.algorithms and set(config.agents.perceptions) & set(ON_FRAMES):

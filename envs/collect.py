@@ -1,19 +1,23 @@
-"""Stage 1, the data: Ray workers explore D_U and write uint8 shards.
+"""Stage 1, the data: Ray workers walk through D_U and write uint8 shards.
 
-A random walk mostly stares at walls. The explorer therefore starts anywhere with a free view, with
-up to half of the objects gone, walks with persistence, turns away from walls, and starts afresh
-after a few decisions. It knows no reward. A shard follows from (seed, split, number) alone: neither
-the number of workers nor an interruption changes it.
+A random policy mostly stares at walls. The explorer therefore starts anywhere with a free view,
+with up to half of the objects gone, walks with persistence, turns away from walls, and starts
+afresh after a few decisions. It knows no reward. Other walkers play the task's own episodes:
+uniformly at random, or as a policy does that another run trained (`agents.walkers`). A shard
+follows from walker, seed, split and number alone: neither the number of workers nor an interruption
+changes it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.vector import VectorEnv
 
 from darla.config import Config
 from darla.frames import SPLITS, VISIBLE_PIXELS, save_shard, shard_path, write_index
@@ -31,6 +35,40 @@ ROOMS = 16
 TURN_AWAY = 2.0
 
 
+STRIDE = 4
+"""Decisions between two frames of a walker that plays whole episodes: neighbours look alike."""
+
+
+class Walker(Protocol):
+    """Chooses the actions of one vector environment.
+
+    Attributes:
+        anywhere: Whether it starts anywhere, and anew after `frames.segment` decisions, instead of
+            playing the task's own episodes.
+        stride: Decisions from one frame that is kept to the next.
+    """
+
+    anywhere: bool
+    stride: int
+
+    def act(self, frames: np.ndarray, info: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+        """Chooses actions.
+
+        Args:
+            frames: What is seen, uint8 [n, H, W, 3].
+            info: What the vector environment tells beside it.
+            ended: bool [n], whether the frame is the first of an episode.
+
+        Returns:
+            int64 [n], or [n, choices].
+        """
+        ...
+
+
+MakeWalker = Callable[[VectorEnv, np.random.Generator], Walker]
+"""Makes the walker of a vector environment; picklable."""
+
+
 class Explorer:
     """A persistent random walk: keeps a choice with probability 2/3, turns where a wall is near.
 
@@ -40,6 +78,8 @@ class Explorer:
         turns: The actions that turn in place (left, right), or none.
         rng: Source of randomness.
     """
+
+    anywhere, stride = True, 1
 
     def __init__(
         self,
@@ -52,16 +92,9 @@ class Explorer:
         self._last = draw_actions(space, n, rng)
         self._side = rng.integers(0, 2, n)
 
-    def act(self, clearance: np.ndarray | None) -> np.ndarray:
-        """Chooses actions.
-
-        Args:
-            clearance: Metres to the wall ahead, float [n], or None where the world does not tell.
-
-        Returns:
-            int64 [n], or [n, choices].
-        """
-        shape, rng = self._last.shape, self._rng
+    def act(self, frames: np.ndarray, info: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+        """See `Walker`; of `info` it reads `clearance`, metres to the wall ahead, float [n]."""
+        shape, rng, clearance = self._last.shape, self._rng, info.get("clearance")
         change = rng.random(shape) < 1 / 3
         self._last = np.where(change, draw_actions(self._space, shape[0], rng), self._last)
         if clearance is not None and self._turns:
@@ -71,8 +104,38 @@ class Explorer:
         return self._last
 
 
+class RandomWalker:
+    """Draws actions uniformly."""
+
+    anywhere, stride = False, STRIDE
+
+    def __init__(self, space: Discrete | MultiDiscrete, rng: np.random.Generator) -> None:
+        self._space, self._rng = space, rng
+
+    def act(self, frames: np.ndarray, info: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+        """See `Walker`."""
+        return draw_actions(self._space, len(frames), self._rng)
+
+
+def make_explorer(vector: VectorEnv, rng: np.random.Generator) -> Walker:
+    """The explorer of a vector environment."""
+    space: Any = vector.single_action_space
+    return Explorer(vector.num_envs, space, getattr(vector, "turns", ()), rng)
+
+
+def make_random(vector: VectorEnv, rng: np.random.Generator) -> Walker:
+    """The uniformly random walker of a vector environment."""
+    space: Any = vector.single_action_space
+    return RandomWalker(space, rng)
+
+
 def explore(
-    config: Config, domains: tuple[Domain, ...], split: str, number: int, count: int
+    config: Config,
+    domains: tuple[Domain, ...],
+    split: str,
+    number: int,
+    count: int,
+    make_walker: MakeWalker = make_explorer,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Frames of one shard.
 
@@ -82,6 +145,7 @@ def explore(
         split: 'train' or 'validation' (which also gets `kinds` and `background`).
         number: Number of the shard.
         count: Frames to return.
+        make_walker: Who walks.
 
     Returns:
         uint8 [count, H, W, 3] and label arrays of length `count`.
@@ -91,27 +155,36 @@ def explore(
     vector = make_vector(config.environment, domains, ROOMS, seed=layout_seed)
     maps = getattr(vector, "object_maps", None) if split == "validation" else None
     read_labels = getattr(vector, "labels", dict)
-    turns = getattr(vector, "turns", ())
-    space: Any = vector.single_action_space
-    walker = Explorer(ROOMS, space, turns, np.random.default_rng(walk_seed))
+    walker = make_walker(vector, np.random.default_rng(walk_seed))
+    options = {"start": "anywhere"} if walker.anywhere else {}
     pictures: list[np.ndarray] = []
     rows: list[dict[str, np.ndarray]] = []
-    for _ in range(math.ceil(count / (ROOMS * config.frames.segment))):
-        observation, info = vector.reset(options={"start": "anywhere"})
-        for _ in range(config.frames.segment):
+    for decision in range(walker.stride * math.ceil(count / ROOMS)):
+        if decision == 0 or (walker.anywhere and decision % config.frames.segment == 0):
+            observation, info = vector.reset(options=options)
+            ended = np.ones(ROOMS, bool)
+        if decision % walker.stride == 0:
             pictures.append(observation)
             rows.append({"domain": info["domain"], **read_labels()})
             if maps is not None:
                 rows[-1]["kinds"], rows[-1]["background"] = maps()
-            observation, _, _, _, info = vector.step(walker.act(info.get("clearance")))
+        actions = walker.act(observation, info, ended)
+        observation, _, terminated, truncated, info = vector.step(actions)
+        ended = terminated | truncated
     labels = {key: np.concatenate([row[key] for row in rows])[:count] for key in rows[0]}
     return np.concatenate(pictures)[:count], labels
 
 
 def _collect_shard(
-    config: Config, domains: tuple[Domain, ...], folder: Path, split: str, number: int, count: int
+    config: Config,
+    domains: tuple[Domain, ...],
+    make_walker: MakeWalker,
+    folder: Path,
+    split: str,
+    number: int,
+    count: int,
 ) -> str:
-    pictures, labels = explore(config, domains, split, number, count)
+    pictures, labels = explore(config, domains, split, number, count, make_walker)
     path = shard_path(folder, split, number)
     save_shard(path, pictures, labels)
     return path.name
@@ -130,12 +203,19 @@ def plan(config: Config) -> list[tuple[str, int, int]]:
     return shards
 
 
-def collect_frames(config: Config, run: RunDirectory, *, quiet: bool = False) -> dict[str, Any]:
+def collect_frames(
+    config: Config,
+    run: RunDirectory,
+    *,
+    make_walker: MakeWalker = make_explorer,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Collects D_U into the run directory; shards that are there already are kept.
 
     Args:
         config: Whole configuration.
         run: Where `frames/` goes.
+        make_walker: Who walks.
         quiet: No progress.
 
     Returns:
@@ -158,8 +238,10 @@ def collect_frames(config: Config, run: RunDirectory, *, quiet: bool = False) ->
         if missing:
             with ray_session(config.ray):
                 task = ray.remote(num_cpus=config.ray.cpus_per_worker)(_collect_shard)
+                walks = ray.put(make_walker)
                 pending = {
-                    task.remote(config, domains, folder, *shard): shard[2] for shard in missing
+                    task.remote(config, domains, walks, folder, *shard): shard[2]
+                    for shard in missing
                 }
                 while pending:
                     (ready, *_), _ = ray.wait(list(pending), num_returns=1)

@@ -53,7 +53,12 @@ class Stages:
             raise self.fails.pop(stage)
         self.done.append(stage)
 
-    def collect_frames(self, config: Config, run: RunDirectory, *, quiet: bool) -> dict[str, int]:
+    def walker_of(self, config: Config) -> tuple[object, list[Path]]:
+        return "explorer", []
+
+    def collect_frames(
+        self, config: Config, run: RunDirectory, *, make_walker: object, quiet: bool
+    ) -> dict[str, int]:
         self._do("frames")
         write_json(run.frames / "index.json", {})
         return {"count": config.frames.count}
@@ -127,6 +132,7 @@ class Stages:
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     fakes = Stages()
     for module, names in {
+        "agents.walkers": ("walker_of",),
         "envs.collect": ("collect_frames",),
         "darla.vision.pretrain": ("train_vision",),
         "agents.training": ("train_cell",),

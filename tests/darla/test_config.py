@@ -118,8 +118,8 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
         ),
         (
             "frames=3",
-            "'frames' must be a section with the keys count, validation, segment, shard, seed, "
-            "not 3",
+            "'frames' must be a section with the keys count, policy, epsilon, validation, segment, "
+            "shard, seed, not 3",
         ),
         ("frames.count={a: 1}", "'frames.count' must be an integer >= 1, not a section"),
         ("verbose", "'verbose' is no setting; write key=value, such as agents.seeds=[0,1]"),

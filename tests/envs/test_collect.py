@@ -13,10 +13,20 @@ from darla.errors import CorruptFileError
 from darla.frames import load_frames, shard_path
 from darla.rundir import RunDirectory
 from darla.storage import read_json
-from envs.collect import TURN_AWAY, Explorer, collect_frames, explore, plan
+from envs.collect import (
+    ROOMS,
+    TURN_AWAY,
+    Explorer,
+    collect_frames,
+    explore,
+    make_random,
+    plan,
+)
 from envs.registry import get_suite
 
 DOMAINS = get_suite("lab").d_u
+NOTHING, ENDED = np.zeros((500, 0, 0, 3), np.uint8), np.zeros(500, bool)
+"""What the explorer does not look at."""
 
 
 @pytest.fixture
@@ -67,20 +77,71 @@ def test_validation_labels_tell_objects_from_the_room(config: Config) -> None:
 
 def test_the_explorer_persists_and_turns_away_from_walls() -> None:
     walker = Explorer(500, Discrete(8), (4, 5), np.random.default_rng(0))
-    first = walker.act(np.full(500, 9.0)).copy()
-    second = walker.act(np.full(500, 9.0)).copy()
+    far, near = ({"clearance": np.full(500, metres)} for metres in (9.0, TURN_AWAY - 0.1))
+    first = walker.act(NOTHING, far, ENDED).copy()
+    second = walker.act(NOTHING, far, ENDED).copy()
     assert 0.6 < (first == second).mean() < 0.8
-    near = walker.act(np.full(500, TURN_AWAY - 0.1))
+    near = walker.act(NOTHING, near, ENDED)
     assert set(near.tolist()) == {4, 5}
 
 
 def test_the_explorer_walks_in_each_of_several_choices() -> None:
     walker = Explorer(500, MultiDiscrete([5, 5, 2]), (), np.random.default_rng(0))
-    first = walker.act(None).copy()
-    second = walker.act(None)
+    first = walker.act(NOTHING, {}, ENDED).copy()
+    second = walker.act(NOTHING, {}, ENDED)
     assert first.shape == (500, 3) and first.max(0).tolist() == [4, 4, 1]
     kept = first == second
     assert (kept.mean(0) > 0.6).all() and 0 < kept.all(1).mean() < 0.6
+
+
+@pytest.fixture
+def fast(config: Config) -> Config:
+    """Episodes of at most 60 decisions."""
+    return config.model_copy(
+        update={"environment": config.environment.model_copy(update={"frame_skip": 60})}
+    )
+
+
+def test_a_random_walker_plays_the_tasks_own_episodes(fast: Config) -> None:
+    count = ROOMS * 20
+    pictures, labels = explore(fast, DOMAINS, "train", 0, count, make_random)
+    assert pictures.shape == (count, 32, 32, 3)
+    assert (pictures == explore(fast, DOMAINS, "train", 0, count, make_random)[0]).all()
+    assert (pictures != explore(fast, DOMAINS, "train", 0, count)[0]).any()
+    # Whoever picks up little has 60 decisions, of which every fourth is kept.
+    domain = labels["domain"].reshape(20, ROOMS)
+    assert (domain[:15] == domain[0]).all(0).sum() >= ROOMS // 2
+    assert (domain[19] != domain[0]).any()
+
+
+class Counting:
+    """A walker that keeps what it is told."""
+
+    anywhere, stride = False, 3
+
+    def __init__(self, vector, rng) -> None:
+        self.ended: list[np.ndarray] = []
+        self._vector, self._random = vector, make_random(vector, rng)
+
+    def act(self, frames, info, ended):
+        assert frames.shape == (ROOMS, 32, 32, 3) and info["domain"].shape == (ROOMS,)
+        self.ended.append(ended)
+        return self._random.act(frames, info, ended)
+
+
+def test_a_walker_learns_of_ends_and_its_stride_is_kept(fast: Config) -> None:
+    made = []
+
+    def make(vector, rng):
+        made.append(Counting(vector, rng))
+        return made[-1]
+
+    pictures, _ = explore(fast, DOMAINS, "train", 0, ROOMS * 41, make)
+    (walker,) = made
+    assert len(pictures) == ROOMS * 41
+    assert len(walker.ended) == 41 * walker.stride
+    assert walker.ended[0].all()
+    assert np.sum(walker.ended[1:], axis=0).min() >= 2, "episodes of at most 60 decisions"
 
 
 def test_frames_are_collected_resumed_and_described(config: Config) -> None:

@@ -24,7 +24,7 @@ import torch
 
 from agents.cells import Cell, training_domains
 from darla.config import Config
-from darla.frames import frames_digest, load_frames
+from darla.frames import frames_digest, picture_shards
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_json
 from envs.collect import explore
@@ -203,9 +203,9 @@ def _measure(
         return {}
     gallery, close = None, 0.0
     if known["frames"] is not None:
-        gallery = thumbnails(load_frames(run.frames, "train").pictures)
+        gallery = _gallery(run, "train")
         if known["reference"] is None:
-            held_out = thumbnails(load_frames(run.frames, "validation").pictures)
+            held_out = _gallery(run, "validation")
             own_distances = nearest(held_out, gallery)
             known["reference"] = {
                 "close": float(np.quantile(own_distances, CLOSE)),
@@ -223,6 +223,11 @@ def _measure(
         )
         for domain in pending
     }
+
+
+def _gallery(run: RunDirectory, split: str) -> FloatArray:
+    """Thumbnails of the frames of stage 1, which may be more than memory."""
+    return np.concatenate([thumbnails(part) for part in picture_shards(run.frames, split)])
 
 
 def _walk(config: Config, domain: Domain) -> npt.NDArray[np.uint8]:

@@ -279,6 +279,11 @@ class VisionConfig(Section):
         description="Parts of a batch that threads of their own compute on a CPU; the results "
         "depend on it, but not on the number of cores.",
     )
+    pictures: Literal["auto", "memory", "disk"] = Field(
+        "auto",
+        description="Where the frames are while a model is trained: 'memory' of the device, 'disk' "
+        "for more frames than memory, 'auto' memory if they fill at most half of what is free.",
+    )
     evaluate_every: PositiveInt = Field(50_000, description="Images between two evaluations.")
     checkpoint_every: PositiveInt = Field(50_000, description="Images between two checkpoints.")
     gate: GateConfig = GateConfig()
@@ -484,7 +489,7 @@ class Config(Section):
 CONFIGS = "configs"
 """Folder of configurations known by name: in the working folder, then beside the packages."""
 
-NOT_IDENTITY = ("runs", "ray.address", "ray.cpus_per_worker")
+NOT_IDENTITY = ("runs", "ray.address", "ray.cpus_per_worker", "vision.pictures")
 """Keys that say where and by whom the work is done, and change no result."""
 
 

@@ -1,4 +1,4 @@
-"""Frames of D_U on disk and in memory: uint8 shards with labels, read whole or refused.
+"""Frames of D_U on disk and in memory: uint8 shards with labels, whole or refused.
 
 A folder holds `train-00000.safetensors` ..., `validation-00000.safetensors` ... and, once complete,
 `index.json` with the domains, the counts and the sha256 of every shard. Labels serve evaluation
@@ -7,6 +7,7 @@ only; training reads pictures.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ import numpy as np
 import torch
 
 from darla.errors import CorruptFileError, MissingFileError
-from darla.storage import load_tensors, read_json, save_tensors, sha256_file, write_json
+from darla.storage import (
+    load_tensors,
+    map_tensor,
+    read_json,
+    save_tensors,
+    sha256_file,
+    write_json,
+)
 
 SPLITS = ("train", "validation")
 #: An object must cover so many pixels to count as in view.
@@ -76,25 +84,116 @@ def load_frames(folder: Path, split: str) -> Frames:
         MissingFileError: The frames were not collected yet.
         CorruptFileError: A shard is missing, truncated or not what the index says.
     """
-    if not (folder / "index.json").exists():
-        raise MissingFileError(f"no frames in {folder}; collect them with 'darla pretrain CONFIG'")
-    index = read_json(folder / "index.json")
-    parts = []
-    for name in index["shards"][split]:
-        path = folder / name
-        try:
-            tensors, _ = load_tensors(path)
-        except MissingFileError as error:
-            raise CorruptFileError(
-                f"{folder} has lost its shard {name}; delete {folder}/index.json "
-                "and repeat the command"
-            ) from error
-        parts.append(tensors)
+    index = _read_index(folder)
+    parts = list(_shards(folder, index, split))
     pictures = torch.cat([part.pop("pictures") for part in parts])
     labels = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
     return Frames(pictures, labels, *(tuple(index[key]) for key in ("domains", "factors", "kinds")))
 
 
+def load_pictures(
+    folder: Path, split: str, device: torch.device, where: str
+) -> torch.Tensor | MappedPictures:
+    """Gives the pictures of one split to train on.
+
+    Args:
+        folder: Where the shards lie.
+        split: 'train' or 'validation'.
+        device: Where pictures are wanted.
+        where: 'memory', that of the device; 'disk', for more pictures than memory; or 'auto', the
+            memory if they fill at most half of what is free.
+
+    Raises:
+        MissingFileError, CorruptFileError: As in `load_frames`.
+    """
+    if where == "auto":
+        names = _read_index(folder)["shards"][split]
+        size = sum((folder / name).stat().st_size for name in names if (folder / name).exists())
+        free = _free_bytes(device)
+        where = "memory" if free is None or size <= free / 2 else "disk"
+    if where == "disk":
+        return MappedPictures(folder, split, device)
+    return load_frames(folder, split).pictures.to(device)
+
+
+def picture_shards(folder: Path, split: str) -> Iterator[torch.Tensor]:
+    """Yields the pictures of one split shard by shard, uint8 [n, H, W, 3]; errors as above."""
+    for tensors in _shards(folder, _read_index(folder), split):
+        yield tensors["pictures"]
+
+
+class MappedPictures:
+    """Pictures that stay on the disk, mapped into memory, and are read when they are asked for.
+
+    Every shard is read once at the start, to verify its checksum.
+
+    Args:
+        folder: Where the shards lie.
+        split: 'train' or 'validation'.
+        device: Where pictures are returned.
+
+    Attributes:
+        shape: N, H, W, 3.
+        device: Where pictures are returned.
+
+    Raises:
+        MissingFileError, CorruptFileError: As in `load_frames`.
+    """
+
+    def __init__(self, folder: Path, split: str, device: torch.device) -> None:
+        index = _read_index(folder)
+        for _ in _shards(folder, index, split):
+            pass
+        self._maps = [map_tensor(folder / name, "pictures") for name in index["shards"][split]]
+        self._ends = np.cumsum([len(each) for each in self._maps])
+        self.shape = (int(self._ends[-1]), *self._maps[0].shape[1:])
+        self.device = device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """The pictures of an index, int64 [B], each from 0 to N - 1: uint8 [B, H, W, 3]."""
+        wanted = index.cpu().numpy()
+        owner = np.searchsorted(self._ends, wanted, side="right")
+        pictures = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for shard in np.unique(owner):
+            own = owner == shard
+            first = self._ends[shard] - len(self._maps[shard])
+            pictures[own] = self._maps[shard][wanted[own] - first]
+        return torch.from_numpy(pictures).to(self.device)
+
+
 def frames_digest(folder: Path) -> str:
     """A digest of the shards that the index names, for lineage."""
     return sha256_file(folder / "index.json")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not (folder / "index.json").exists():
+        raise MissingFileError(f"no frames in {folder}; collect them with 'darla pretrain CONFIG'")
+    return read_json(folder / "index.json")
+
+
+def _shards(folder: Path, index: dict[str, Any], split: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the tensors of one shard after the other."""
+    for name in index["shards"][split]:
+        try:
+            yield load_tensors(folder / name)[0]
+        except MissingFileError as error:
+            raise CorruptFileError(
+                f"{folder} has lost its shard {name}; delete {folder}/index.json "
+                "and repeat the command"
+            ) from error
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Returns the free memory of a device, or None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None

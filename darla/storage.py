@@ -268,6 +268,35 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     return tensors, metadata
 
 
+def map_tensor(path: str | Path, name: str) -> np.ndarray:
+    """Maps a tensor of a file that `save_tensors` wrote into memory, read-only.
+
+    Nothing is read but the header, so that no checksum is verified; `load_tensors` does that.
+
+    Raises:
+        MissingFileError: there is no such file.
+        CorruptFileError: the file is truncated, of another format, or has no such tensor.
+        RunDirectoryError: it cannot be read.
+    """
+    import numpy as np
+
+    path = Path(path)
+    with _disk("read", path):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+            text = file.read(min(head, size))
+    try:
+        entry = json.loads(text)[name]
+        kind = next(key for key, value in _DTYPES.items() if value == entry["dtype"])
+        first, last = entry["data_offsets"]
+    except (KeyError, StopIteration, TypeError, ValueError) as error:
+        raise CorruptFileError(f"'{path}' is no file with a tensor '{name}'") from error
+    if 8 + head + last > size:
+        raise CorruptFileError(f"'{path}' is truncated")
+    return np.memmap(path, kind, "r", 8 + head + first, tuple(entry["shape"]))
+
+
 def sha256_file(path: str | Path) -> str:
     """Returns the SHA-256 of a file as 64 hexadecimal digits; errors as in `read_json`."""
     path = Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from darla.config import Config, VAEConfig
 from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
-from darla.frames import Frames, frames_digest, load_frames
+from darla.frames import Frames, frames_digest, load_frames, load_pictures
 from darla.storage import load_tensors, save_tensors, write_json
 from darla.vision.evaluation import (
     describe_latents,
@@ -25,6 +26,7 @@ from darla.vision.networks import DAE, VAE
 from darla.vision.pictures import draw_reconstructions, draw_traversals
 from darla.vision.training import (
     DAEObjective,
+    Pictures,
     Trainer,
     checkpoint_path,
     fit,
@@ -181,11 +183,11 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
 def _train_vision(
     config: Config, run: RunDirectory, device: torch.device, quiet: bool
 ) -> dict[str, Any]:
-    train, validation = (load_frames(run.frames, split) for split in ("train", "validation"))
+    validation = load_frames(run.frames, "validation")
     folder = run.vision
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = train.pictures.to(device)
-    report: dict[str, Any] = {"frames": {"train": len(train), "validation": len(validation)}}
+    pictures = load_pictures(run.frames, "train", device, config.vision.pictures)
+    report: dict[str, Any] = {"frames": {"train": len(pictures), "validation": len(validation)}}
 
     dae = None
     for name in models_of(config):
@@ -206,7 +208,7 @@ def _train_dae(
     config: Config,
     run: RunDirectory,
     dae: DAE,
-    pictures: torch.Tensor,
+    pictures: Pictures,
     validation: Frames,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _train_vae(
     run: RunDirectory,
     perception: str,
     dae: DAE | None,
-    pictures: torch.Tensor,
+    pictures: Pictures,
     validation: Frames,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def _train_vae(
         seed_weights(vae, vision.seed, 1)
         if settings.warm_start and dae is not None:
             vae.start_from(dae)
-        values = pictures[0].numel()
+        values = math.prod(pictures.shape[1:])
         objective = make_objective(settings, vae, reader, values, VAES[perception])
         trainer = Trainer(objective, pictures, settings.optimisation, vision)
 

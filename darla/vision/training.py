@@ -46,7 +46,7 @@ MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",)}
 
 
 class Pictures(Protocol):
-    """Pictures to train on, uint8 [N, H, W, C]: a tensor, or what draws them when asked."""
+    """Pictures to train on, uint8 [N, H, W, C]: a tensor, or what gives them when asked."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -223,7 +223,7 @@ def make_optimiser(model: nn.Module, config: OptimisationConfig) -> torch.optim.
 
 
 class Trainer:
-    """Trains one objective on pictures in memory.
+    """Trains one objective on pictures.
 
     Args:
         objective: Model and loss.

@@ -203,10 +203,12 @@ def test_yaml_goes_out_and_back_whatever_the_words_look_like(write, name):
 def test_identity_is_everything_but_where_and_by_whom():
     config = Config(name="x")
     words = {"runs": "elsewhere", "ray.address": "auto", "ray.cpus_per_worker": "2"}
+    words["vision.pictures"] = "disk"
     assert set(words) == set(NOT_IDENTITY)
     moved = config.model_copy(
         update={
             "runs": "elsewhere",
+            "vision": config.vision.model_copy(update={"pictures": "disk"}),
             "ray": config.ray.model_copy(update={"address": "auto", "cpus_per_worker": 2.0}),
         }
     )

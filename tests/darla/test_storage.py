@@ -15,6 +15,7 @@ from darla.storage import (
     _DTYPES,
     append_jsonl,
     load_tensors,
+    map_tensor,
     read_json,
     read_jsonl,
     save_tensors,
@@ -207,6 +208,26 @@ def test_a_tensor_file_of_somebody_else_is_refused(tmp_path: Path):
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(CorruptFileError, match="checksum"):
         load_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_mapped_tensor_is_the_one_that_was_saved(tmp_path: Path):
+    path = tmp_path / "t.safetensors"
+    saved = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(7, dtype=np.uint8)}
+    save_tensors(path, saved)
+    for name, array in saved.items():
+        mapped = map_tensor(path, name)
+        assert mapped.dtype == array.dtype and (mapped == array).all()
+        assert not mapped.flags.writeable
+    with pytest.raises(CorruptFileError, match=r"t\.safetensors' is no file with a tensor 'c'"):
+        map_tensor(path, "c")
+    with pytest.raises(MissingFileError):
+        map_tensor(tmp_path / "gone.safetensors", "a")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptFileError, match="truncated"):
+        map_tensor(path, "a")
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CorruptFileError, match="no file with a tensor"):
+        map_tensor(path, "a")
 
 
 def test_sha256_file(tmp_path: Path):

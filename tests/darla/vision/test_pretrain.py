@@ -69,6 +69,14 @@ def test_a_pixel_loss_that_starts_from_the_dae_waits_for_it(config: Config) -> N
     assert models_of(Config.model_validate(tree)) == ["dae", "beta-vae"]
 
 
+def test_frames_on_the_disk_give_the_same_vision(run: RunDirectory) -> None:
+    in_memory = train_vision(with_vision(run.config, pictures="memory"), run, quiet=True)
+    config = with_vision(run.config, pictures="disk").model_copy(update={"name": "disk"})
+    other = RunDirectory.open(config)
+    (other.path / "frames").symlink_to(run.frames)
+    assert train_vision(config, other, quiet=True) == in_memory
+
+
 def test_further_visions_leave_the_first_as_it_is(run: RunDirectory, tmp_path: Path) -> None:
     alone = train_vision(run.config, run, quiet=True)
     config = with_perceptions(run.config, "darla", "entangled", "beta-vae", name="three")

@@ -279,6 +279,11 @@ class VisionConfig(Section):
         description="Parts of a batch that threads of their own compute on a CPU; the results "
         "depend on it, but not on the number of cores.",
     )
+    processes: PositiveInt = Field(
+        1,
+        description="Processes that share every batch by Ray Train, each with a GPU of its own "
+        "where the device is one. Pictures and noise of a batch do not depend on it.",
+    )
     pictures: Literal["auto", "memory", "disk"] = Field(
         "auto",
         description="Where the frames are while a model is trained: 'memory' of the device, 'disk' "

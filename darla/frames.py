@@ -122,6 +122,12 @@ def picture_shards(folder: Path, split: str) -> Iterator[torch.Tensor]:
         yield tensors["pictures"]
 
 
+def count_pictures(folder: Path, split: str) -> int:
+    """How many pictures one split has; errors as in `load_frames`."""
+    names = _read_index(folder)["shards"][split]
+    return sum(len(map_tensor(folder / name, "pictures")) for name in names)
+
+
 class MappedPictures:
     """Pictures that stay on the disk, mapped into memory, and are read when they are asked for.
 

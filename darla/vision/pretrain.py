@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darla.config import Config, VAEConfig
+from darla.config import Config, OptimisationConfig, VAEConfig
 from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
-from darla.frames import Frames, frames_digest, load_frames, load_pictures
+from darla.frames import (
+    Frames,
+    count_pictures,
+    frames_digest,
+    load_frames,
+    load_pictures,
+)
 from darla.storage import load_tensors, save_tensors, write_json
 from darla.vision.evaluation import (
     describe_latents,
@@ -24,8 +29,10 @@ from darla.vision.evaluation import (
 )
 from darla.vision.networks import DAE, VAE
 from darla.vision.pictures import draw_reconstructions, draw_traversals
+from darla.vision.together import fit_together
 from darla.vision.training import (
     DAEObjective,
+    Objective,
     Pictures,
     Trainer,
     checkpoint_path,
@@ -186,17 +193,32 @@ def _train_vision(
     validation = load_frames(run.frames, "validation")
     folder = run.vision
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = load_pictures(run.frames, "train", device, config.vision.pictures)
-    report: dict[str, Any] = {"frames": {"train": len(pictures), "validation": len(validation)}}
+    frames = {"train": count_pictures(run.frames, "train"), "validation": len(validation)}
+    report: dict[str, Any] = {"frames": frames}
+    left = [name for name in models_of(config) if not weights_file(run, name).exists()]
+    pictures = None
+    if left and config.vision.processes == 1:
+        pictures = load_pictures(run.frames, "train", device, config.vision.pictures)
 
     dae = None
     for name in models_of(config):
+        if name in left:
+            stage, optimisation = VAES.get(name, name), _optimisation(config, name)
+            run.start(stage)
+            if pictures is None:
+                fit_together(config, run, name, optimisation, device, quiet=quiet)
+            else:
+                fit_model(config, run, name, pictures, validation, quiet=quiet)
+            steps = math.ceil(optimisation.images / optimisation.batch)
+            run.finish(stage, images=steps * optimisation.batch)
         if name == "dae":
             dae = make_dae(config).to(device)
-            report["dae"] = _train_dae(config, run, dae, pictures, validation, quiet)
+            load_model(dae, weights_file(run, name))
+            draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
+            report["dae"] = reconstruction_errors(dae, validation, device)
             _gate(config, report["dae"], folder)
         else:
-            facts = _train_vae(config, run, name, dae, pictures, validation, quiet)
+            facts = _describe_vae(config, run, name, dae, validation, device)
             report |= facts if name == "darla" else {name: facts}
     write_json(folder / "report.json", report)
     facts = {key: report[key] for key in ("vae", "probe", "disentanglement") if key in report}
@@ -204,67 +226,94 @@ def _train_vision(
     return report
 
 
-def _train_dae(
+def fit_model(
     config: Config,
     run: RunDirectory,
-    dae: DAE,
+    name: str,
     pictures: Pictures,
     validation: Frames,
-    quiet: bool,
-) -> dict[str, Any]:
-    vision, folder, device = config.vision, run.vision, pictures.device
-    path = weights_file(run, "dae")
+    *,
+    quiet: bool = False,
+    rank: int = 0,
+) -> None:
+    """Trains one model to its end, or from its last checkpoint, and writes its weights.
+
+    All beta-VAEs of a run take the same initial weights, batches and noise.
+
+    Args:
+        config: Whole configuration.
+        run: Has the frames, and the DAE where the model needs one; gets metrics and weights.
+        name: As in `models_of`.
+        pictures: What it is trained on, on the device.
+        validation: What it is evaluated on.
+        quiet: No progress.
+        rank: Number of this process among `vision.processes`; the first writes.
+    """
+    vision, device, path = config.vision, pictures.device, weights_file(run, name)
+    model: DAE | VAE
+    objective: Objective
+    if name == "dae":
+        model = make_dae(config).to(device)
+        seed_weights(model, vision.seed, 0)
+        objective = DAEObjective(model, vision.dae.occlusion)
+    else:
+        settings = vae_settings(config, name)
+        model = make_vae(config).to(device)
+        seed_weights(model, vision.seed, 1)
+        dae = None
+        if weights_file(run, "dae").exists():
+            dae = make_dae(config).to(device)
+            load_model(dae, weights_file(run, "dae"))
+        if settings.warm_start and dae is not None:
+            model.start_from(dae)
+        reader = dae if settings.reconstruction == "dae" else None
+        values = math.prod(pictures.shape[1:])
+        objective = make_objective(settings, model, reader, values, VAES[name])
+    trainer = Trainer(
+        objective, pictures, _optimisation(config, name), vision, rank, vision.processes
+    )
 
     def evaluate() -> dict[str, Any]:
-        return reconstruction_errors(dae, validation, device)
+        errors: dict[str, Any] = dict(reconstruction_errors(model, validation, device))
+        if isinstance(model, VAE):
+            latents = describe_latents(posterior(model, validation.pictures)[1])
+            errors |= {"validation_kl": latents["kl"], "active_units": latents["active_units"]}
+        return errors
 
-    if not path.exists():
-        seed_weights(dae, vision.seed, 0)
-        objective = DAEObjective(dae, vision.dae.occlusion)
-        trainer = Trainer(objective, pictures, vision.dae.optimisation, vision)
-        _fit_and_save(trainer, evaluate, path, run, quiet)
-    load_model(dae, path)
-    draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
-    return evaluate()
+    stage = VAES.get(name, name)
+
+    def checkpointed() -> None:
+        if vision.processes == 1:  # otherwise the process that waits for these keeps the time
+            run.note(stage)
+
+    fit(trainer, evaluate, vision, run.vision, quiet=quiet, checkpointed=checkpointed)
+    if rank == 0:
+        save_model(model, path, frames=frames_digest(run.frames))
+        checkpoint_path(run.vision, stage).unlink(missing_ok=True)
 
 
-def _train_vae(
+def _optimisation(config: Config, name: str) -> OptimisationConfig:
+    vision = config.vision
+    return (vision.dae if name == "dae" else vision.vae).optimisation
+
+
+def _describe_vae(
     config: Config,
     run: RunDirectory,
     perception: str,
     dae: DAE | None,
-    pictures: Pictures,
     validation: Frames,
-    quiet: bool,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Trains the beta-VAE of a perception; all of a run take the same weights, batches and noise.
+    """Draws what the beta-VAE of a perception sees.
 
     Returns:
-        What it sees: `vae`, `latents`, `probe`, `disentanglement` and `fingerprint`.
+        `vae`, `latents`, `probe`, `disentanglement` and `fingerprint`.
     """
-    vision, device = config.vision, pictures.device
-    settings, path = vae_settings(config, perception), weights_file(run, perception)
+    settings, seed = vae_settings(config, perception), config.vision.seed
     vae = make_vae(config).to(device)
     reader = dae if settings.reconstruction == "dae" else None
-    if not path.exists():
-        seed_weights(vae, vision.seed, 1)
-        if settings.warm_start and dae is not None:
-            vae.start_from(dae)
-        values = math.prod(pictures.shape[1:])
-        objective = make_objective(settings, vae, reader, values, VAES[perception])
-        trainer = Trainer(objective, pictures, settings.optimisation, vision)
-
-        def evaluate() -> dict[str, Any]:
-            latents = describe_latents(posterior(vae, validation.pictures)[1])
-            errors = reconstruction_errors(vae, validation, device)
-            return {
-                **errors,
-                "validation_kl": latents["kl"],
-                "active_units": latents["active_units"],
-            }
-
-        _fit_and_save(trainer, evaluate, path, run, quiet)
-    load_model(vae, path)
+    load_model(vae, weights_file(run, perception))
     means, divergences = posterior(vae, validation.pictures)
     ending = "" if perception == "darla" else f"-{perception}"
     draw_reconstructions(reader, vae, validation, run.vision / f"reconstructions{ending}.png")
@@ -272,33 +321,10 @@ def _train_vae(
     return {
         "vae": _evaluate_vae(vae, reader, validation, device),
         "latents": describe_latents(divergences),
-        "probe": probe(means, validation, seed=vision.seed),
-        "disentanglement": factor_scores(means, validation, seed=vision.seed),
+        "probe": probe(means, validation, seed=seed),
+        "disentanglement": factor_scores(means, validation, seed=seed),
         "fingerprint": fingerprint(vae),
     }
-
-
-def _fit_and_save(
-    trainer: Trainer,
-    evaluate: Callable[[], dict[str, Any]],
-    path: Path,
-    run: RunDirectory,
-    quiet: bool,
-) -> None:
-    """Trains a model to its end as a stage of the run, and writes its weights to `path`."""
-    name = trainer.objective.name
-    run.start(name)
-    fit(
-        trainer,
-        evaluate,
-        run.config.vision,
-        run.vision,
-        quiet=quiet,
-        checkpointed=lambda: run.note(name),
-    )
-    save_model(trainer.objective.model, path, frames=frames_digest(run.frames))
-    checkpoint_path(run.vision, name).unlink(missing_ok=True)
-    run.finish(name, images=trainer.steps * trainer.optimisation.batch)
 
 
 def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:

@@ -230,6 +230,8 @@ class Trainer:
         pictures: uint8 [N, H, W, C], on the device of the model.
         optimisation: Images, batch and step size.
         config: Device, precision, compilation, parts of a batch and seed.
+        rank: Number of this process among those that share every batch.
+        processes: How many these are; they are a `torch.distributed` group.
 
     On a CPU every part of a batch is computed by a thread of its own with single-threaded
     operations, which wait for each other once in a step; threads inside of an operation would wait
@@ -242,8 +244,11 @@ class Trainer:
         pictures: Pictures,
         optimisation: OptimisationConfig,
         config: VisionConfig,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.objective, self.optimisation = objective, optimisation
+        self.rank, self._processes = rank, processes
         self._pictures = pictures
         self._device = pictures.device
         objective.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -294,23 +299,32 @@ class Trainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(number, self.steps, self.optimisation)
-        parts = [t.chunk(self._parts) for t in (self._pictures[index], *noise)]
-        shares = [len(part) / batch for part in parts[0]]
+        first = self.rank * self._parts
+        chunks = [
+            t.chunk(self._processes * self._parts)[first : first + self._parts]
+            for t in (index, *noise)
+        ]
+        shares = [len(part) / batch for part in chunks[0]]
+        parts = [[self._pictures[part] for part in chunks[0]], *chunks[1:]]
         if self._threads is not None and self._compiled:
             results = self._threads.map(self._gradients, shares, *parts)
         else:
             results = map(self._gradients, shares, *parts)
         gradients, figures = zip(*results, strict=True)
         self._compiled = True
-        for parameter, *own in zip(self._parameters, *gradients, strict=True):
-            parameter.grad = functools.reduce(torch.add, own)
+        totals = [functools.reduce(torch.add, own) for own in zip(*gradients, strict=True)]
+        sums = {name: sum(part[name] for part in figures) for name in figures[0]}
+        if self._processes > 1:
+            _add_over_processes([*totals, *sums.values()])
+        for parameter, total in zip(self._parameters, totals, strict=True):
+            parameter.grad = total
         if self.optimisation.gradient_norm is not None:
             nn.utils.clip_grad_norm_(
                 self.objective.model.parameters(), self.optimisation.gradient_norm
             )
         self.optimiser.step()
         self.step_number += 1
-        return {name: sum(part[name] for part in figures) for name in figures[0]}
+        return sums
 
     def save(self, path: Path) -> None:
         """Writes model, optimiser and step."""
@@ -346,6 +360,14 @@ class Trainer:
             step = tensors[f"step.{name}"].to(self._device)
             self.optimiser.state[parameter] = {"step": step, **moments}
         self.step_number = int(metadata["step"])
+
+
+def _add_over_processes(tensors: list[Tensor]) -> None:
+    """Replaces tensors by their sums over the processes, in one message."""
+    flat = torch.cat([tensor.float().flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
 
 
 def restore(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -386,6 +408,8 @@ def fit(
 ) -> None:
     """Runs a training to its end, from the last checkpoint where there is one.
 
+    Where processes share the training, the first of them evaluates and writes.
+
     Args:
         trainer: What to train.
         evaluate: Figures on the validation split, called at evaluations with the model in
@@ -397,18 +421,21 @@ def fit(
     """
     name, batch = trainer.objective.name, trainer.optimisation.batch
     checkpoint, metrics = checkpoint_path(folder, name), folder / "metrics.jsonl"
+    first = trainer.rank == 0
     if checkpoint.exists():
         trainer.load(checkpoint)
-        _forget_after(metrics, name, trainer.step_number * batch)
+        if first:
+            _forget_after(metrics, name, trainer.step_number * batch)
     evaluation_steps = max(1, config.evaluate_every // batch)
     checkpoint_steps = max(1, config.checkpoint_every // batch)
     log_steps = max(1, min(evaluation_steps, trainer.steps // 100))
+    quiet = quiet or not first
     with Progress(f"train {name}", trainer.steps * batch, "images", quiet=quiet) as progress:
         progress.update(trainer.step_number * batch)
         while trainer.step_number < trainer.steps:
             figures = trainer.step()
             number = trainer.step_number
-            if number % log_steps and number < trainer.steps:
+            if not first or (number % log_steps and number < trainer.steps):
                 continue
             plain = {key: round(value.item(), 4) for key, value in figures.items()}
             progress.update(number * batch, loss=plain["loss"])

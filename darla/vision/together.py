@@ -1,0 +1,109 @@
+"""Stage 1 on several processes: Ray Train starts them, with a GPU each where there are GPUs.
+
+They share every batch: each computes its parts, and the gradients are added in one message a step.
+Which pictures a batch has, and its noise, do not depend on how many they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from darla.cluster import RESTARTS, first_line, ray_session
+from darla.config import Config
+from darla.devices import torch_threads
+from darla.errors import ConfigError, DarlaError
+from darla.frames import load_frames, load_pictures
+from darla.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from darla.config import OptimisationConfig
+
+_FOLDER = ".ray-train"
+"""Where Ray Train keeps its books meanwhile."""
+
+
+def fit_together(
+    config: Config,
+    run: RunDirectory,
+    name: str,
+    optimisation: OptimisationConfig,
+    device: torch.device,
+    *,
+    quiet: bool = False,
+) -> None:
+    """Trains one model on `vision.processes` processes; see `darla.vision.pretrain.fit_model`.
+
+    A process that dies is started again with all others, from the last checkpoint, up to three
+    times.
+
+    Args:
+        config: Whole configuration.
+        run: Its run directory, on storage that all nodes share.
+        name: Name of the model.
+        optimisation: How it is trained.
+        device: Its type, CPU or GPU, is that of every process.
+        quiet: No progress.
+
+    Raises:
+        ConfigError: A batch has fewer pictures than there are parts of it.
+        DarlaError: A process failed; the message says how.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    vision = config.vision
+    parts = 1 if device.type == "cuda" else vision.parts
+    if optimisation.batch < vision.processes * parts:
+        raise ConfigError(
+            f"vision.processes={vision.processes} of {parts} parts each need batches of at least "
+            f"{vision.processes * parts} pictures; those of '{name}' have {optimisation.batch}"
+        )
+    books = run.path.resolve() / _FOLDER
+    work = {
+        "config": config.model_dump(mode="json"),
+        "run": str(run.path.resolve()),
+        "name": name,
+        "quiet": quiet,
+    }
+    with ray_session(config.ray):
+        trainer = TorchTrainer(
+            _fit_on_rank,
+            train_loop_config=work,
+            scaling_config=ScalingConfig(
+                num_workers=vision.processes,
+                use_gpu=device.type == "cuda",
+                resources_per_worker={"CPU": config.ray.cpus_per_worker},
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(books),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray Train wraps whatever a process raised
+            raise DarlaError(
+                f"training '{name}' on {vision.processes} processes failed: {first_line(error)}"
+            ) from error
+        finally:
+            shutil.rmtree(books, ignore_errors=True)
+
+
+def _fit_on_rank(work: dict[str, Any]) -> None:
+    """What each process does."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    from darla.vision.pretrain import fit_model
+
+    config = Config.model_validate(work["config"])
+    run, rank = RunDirectory(Path(work["run"]), config), train.get_context().get_world_rank()
+    pictures = load_pictures(run.frames, "train", get_device(), config.vision.pictures)
+    validation = load_frames(run.frames, "validation")
+    with torch_threads(1):
+        fit_model(config, run, work["name"], pictures, validation, quiet=work["quiet"], rank=rank)

@@ -490,7 +490,7 @@ def report_command(
         ),
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table of scores as Markdown.")
+        bool, typer.Option("--markdown", help="Print the tables of scores as Markdown.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -515,6 +515,8 @@ def report_command(
             results = write_results(run)
             if markdown:
                 print(markdown_table(results))
+                for name, part in results.get("protocols", {}).items():
+                    print(f"`{name}`:\n\n{markdown_table(part)}")
     write_report([run.path for run in opened], page)
     if not markdown:
         _print({"report": str(page)}, as_json)

@@ -536,6 +536,11 @@ def test_report_takes_run_directories(config, stages, capsys):
 
     assert darla("report", "runs/tiny", "--markdown") == 0
     assert capsys.readouterr().out == "| 4 |\n"
+    darla("transfer", config, "--protocol", "lab-single")
+    capsys.readouterr()
+    assert darla("report", "runs/tiny", "--markdown") == 0
+    own, _, other = capsys.readouterr().out.partition("`lab-single`:\n\n")
+    assert own.startswith("| ") and other.startswith("| ")
 
     assert darla("report", "runs/tiny", "runs/other") == 2
     assert "add -o report.html" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Acting: the one way in which training, evaluation, scoring and replays let a policy play.
 
-`play_episodes` plays in one process; `agents.pool.WorkerPool.evaluate` spreads it over Ray
-actors.
+`play_episodes` and `play_together` play in one process; `agents.pool.WorkerPool.evaluate` spreads
+that over Ray actors.
 """
 
 from __future__ import annotations
@@ -78,33 +78,20 @@ def spread(
     return [(derive(seed, "worker", index), quota[index::workers]) for index in range(workers)]
 
 
-def observe(
-    perception: Perception,
-    frames: np.ndarray,
-    info: dict[str, Any],
-    which: np.ndarray | None = None,
-) -> np.ndarray:
+def observe(perception: Perception, frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
     """Encodes what a vector environment returned.
 
     Args:
         perception: what the policy sees through.
         frames: uint8 [B, H, W, 3].
         info: with the ground truth `state`, float32 [B, S].
-        which: bool [B], the environments that matter, at least one; None: all.
 
     Returns:
-        Observations for a policy, [B, *perception.shape]; zeros for environments left out.
+        Observations for a policy, [B, *perception.shape].
     """
-    rows = slice(None) if which is None or which.all() else which
     if perception.needs == "state":
-        encoded = perception.encode(None, info["state"][rows])
-    else:
-        encoded = perception.encode(frames[rows], None)
-    if len(encoded) == len(frames):
-        return encoded
-    observations = np.zeros((len(frames), *encoded.shape[1:]), encoded.dtype)
-    observations[rows] = encoded
-    return observations
+        return perception.encode(None, info["state"])
+    return perception.encode(frames, None)
 
 
 def observe_final(perception: Perception, info: dict[str, Any], ended: np.ndarray) -> np.ndarray:
@@ -153,50 +140,155 @@ def play_episodes(
     Raises:
         FingerprintError: the policy was trained on another perception.
     """
+    quota = np.broadcast_to(np.asarray(episodes_per_env), vector.num_envs)
+    game = Game(vector, quota, seed, watch)
+    play_together(policy, perception, [game], epsilon=epsilon)
+    return game.finished
+
+
+class Game:
+    """Episodes to play in one vector environment, and what was played of them.
+
+    Args:
+        vector: environments in autoreset mode SAME_STEP; reset by `begin`.
+        quota: episodes of each sub-environment, int [B].
+        seed: seed of the layouts and of the random actions.
+        watch: called with every decision; it must copy what it keeps.
+
+    Attributes:
+        frames: what is seen now, uint8 [B, H, W, 3].
+        info: what the vector tells beside it.
+        finished: the episodes, by sub-environment, then in the order played.
+    """
+
+    def __init__(
+        self,
+        vector: VectorEnv,
+        quota: np.ndarray | Sequence[int],
+        seed: int,
+        watch: Callable[[Decision], None] | None = None,
+    ) -> None:
+        self._vector, self._quota, self._seed, self._watch = vector, np.asarray(quota), seed, watch
+        self._retire = getattr(vector, "retire", None)
+        self._episodes: list[Episode] = []
+
+    @property
+    def active(self) -> np.ndarray:
+        """Which sub-environments have episodes left, bool [B]."""
+        return self._played < self._quota
+
+    @property
+    def finished(self) -> list[Episode]:
+        """The episodes, by sub-environment, then in the order played."""
+        return sorted(self._episodes, key=lambda e: (e.env, e.episode))
+
+    def begin(self, policy: Policy | None) -> None:
+        """Starts an episode in every sub-environment."""
+        count = self._vector.num_envs
+        self._policy = policy
+        self._choices = Actions.of(self._vector.single_action_space)
+        self._rng = numpy_generator(self._seed, "actions")
+        self._memory = np.zeros((count, 0), np.float32) if policy is None else policy.start(count)
+        self.frames, self.info = self._vector.reset(seed=self._seed)
+        self._domain = np.array(self.info["domain"])
+        self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
+        self._played = np.zeros(count, int)
+        self._reached = np.zeros(count, bool) if "success" in self.info else None
+
+    def step(self, observations: np.ndarray | None, epsilon: float) -> None:
+        """Takes one decision in every sub-environment that is active.
+
+        Args:
+            observations: what the policy sees, [B, *shape]; None for the random policy.
+            epsilon: share of random actions, in [0, 1].
+        """
+        if self._retire is not None:
+            self._retire(~self.active)
+        seen, before = self.frames, self._memory
+        if self._policy is None or observations is None:
+            actions = self._choices.sample(self._rng, len(before))
+        else:
+            actions, self._memory = self._policy.act(
+                observations, before, epsilon=epsilon, rng=self._rng
+            )
+        self.frames, rewards, terminated, truncated, self.info = self._vector.step(actions)
+        if self._watch is not None:
+            self._watch(Decision(seen, observations, before, actions, rewards, self._played))
+        self._count(rewards, terminated | truncated)
+
+    def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+        self._returns += rewards
+        self._lengths += 1
+        if self._reached is not None:
+            last = self.info["final_info"]["success"] if ended.any() else ended
+            self._reached |= np.where(ended, last, self.info["success"])
+        for i in np.flatnonzero(ended & self.active).tolist():
+            success = None if self._reached is None else bool(self._reached[i])
+            self._episodes.append(
+                Episode(
+                    domain=int(self._domain[i]),
+                    return_=float(self._returns[i]),
+                    length=int(self._lengths[i]),
+                    env=i,
+                    episode=int(self._played[i]),
+                    seed=self._seed,
+                    success=success,
+                )
+            )
+        self._played += ended
+        if self._reached is not None:
+            self._reached &= ~ended
+        self._returns[ended], self._lengths[ended] = 0.0, 0
+        self._memory = np.where(ended[:, None], np.float32(0), self._memory)
+        self._domain = np.array(self.info["domain"])
+
+
+def play_together(
+    policy: Policy | None,
+    perception: Perception | None,
+    games: Sequence[Game],
+    *,
+    epsilon: float,
+) -> None:
+    """Plays games to their ends, decision by decision, and encodes what all of them see at once.
+
+    Each takes the course that it would take alone.
+
+    Args:
+        policy: what acts; None is the uniform random policy.
+        perception: what it sees through; unused by the random policy.
+        games: what to play.
+        epsilon: share of random actions, in [0, 1].
+
+    Raises:
+        FingerprintError: the policy was trained on another perception.
+    """
     if policy is not None:
         if perception is None:
             raise ValueError("a policy needs the perception that it was trained on")
         policy.check(perception)
-    count = vector.num_envs
-    quota = np.broadcast_to(np.asarray(episodes_per_env), count)
-    choices = Actions.of(vector.single_action_space)
-    rng = numpy_generator(seed, "actions")
-    memory = np.zeros((count, 0), np.float32) if policy is None else policy.start(count)
-    frames, info = vector.reset(seed=seed)
-    domain = np.array(info["domain"])
-    returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
-    reached = np.zeros(count, bool) if "success" in info else None
-    episodes: list[Episode] = []
-    retire = getattr(vector, "retire", None)
-    while (active := played < quota).any():
-        if retire is not None:
-            retire(~active)
-        seen, before, observations = frames, memory, None
-        if policy is None or perception is None:
-            actions = choices.sample(rng, count)
-        else:
-            observations = observe(perception, frames, info, active)
-            actions, memory = policy.act(observations, memory, epsilon=epsilon, rng=rng)
-        frames, rewards, terminated, truncated, info = vector.step(actions)
-        if watch is not None:
-            watch(Decision(seen, observations, before, actions, rewards, played))
-        returns += rewards
-        lengths += 1
-        ended = terminated | truncated
-        if reached is not None:
-            last = info["final_info"]["success"] if ended.any() else ended
-            reached |= np.where(ended, last, info["success"])
-        for i in np.flatnonzero(ended & (played < quota)):
-            numbers = int(domain[i]), float(returns[i]), int(lengths[i]), int(i), int(played[i])
-            success = None if reached is None else bool(reached[i])
-            episodes.append(Episode(*numbers, seed, success))
-        played += ended
-        if reached is not None:
-            reached &= ~ended
-        returns[ended], lengths[ended], memory = (
-            0.0,
-            0,
-            np.where(ended[:, None], np.float32(0), memory),
-        )
-        domain = np.array(info["domain"])
-    return sorted(episodes, key=lambda e: (e.env, e.episode))
+    for game in games:
+        game.begin(policy)
+    while running := [game for game in games if game.active.any()]:
+        observations: list[Any] = [None] * len(running)
+        if policy is not None and perception is not None:
+            observations = _observe_all(perception, running)
+        for game, seen in zip(running, observations, strict=True):
+            game.step(seen, epsilon)
+
+
+def _observe_all(perception: Perception, games: Sequence[Game]) -> list[np.ndarray]:
+    """Encodes what the active environments of games see; the others get zeros."""
+    active = [game.active for game in games]
+    if perception.needs == "state":
+        states = [game.info["state"][which] for game, which in zip(games, active, strict=True)]
+        encoded = perception.encode(None, np.concatenate(states))
+    else:
+        frames = [game.frames[which] for game, which in zip(games, active, strict=True)]
+        encoded = perception.encode(np.concatenate(frames), None)
+    ends = np.cumsum([which.sum() for which in active])
+    observations = []
+    for which, own in zip(active, np.split(encoded, ends[:-1]), strict=True):
+        observations.append(np.zeros((len(which), *own.shape[1:]), own.dtype))
+        observations[-1][which] = own
+    return observations

@@ -160,51 +160,64 @@ class WorkerPool:
         self,
         policy: Policy | None,
         perception: Perception | None,
-        domains: Sequence[Domain],
-        episodes: int,
+        exams: Sequence[tuple[Sequence[Domain], int]],
         *,
         epsilon: float,
         seed: int,
-    ) -> None:
-        """Lets the workers play; "evaluation" answers with a list of episodes. See `evaluate`."""
-        shares = spread(episodes, self.size, self.config.envs_per_worker, seed)
-        what = {"policy": ray.put(policy), "perception": ray.put(perception), "domains": domains}
-        for index, (own_seed, quota) in enumerate(shares):
-            if quota:
-                options = {"quota": quota, "epsilon": epsilon, "seed": own_seed}
-                self.send(index, "evaluation", "evaluate", **what, **options)
+    ) -> list[list[int]]:
+        """Lets the workers play, as `evaluate` does, which also waits.
+
+        Returns:
+            Per worker the numbers of the exams that it takes part in. "evaluation" answers, for
+            each worker that takes part in any, with a list of episodes for each of them.
+        """
+        shares = [
+            spread(episodes, self.size, self.config.envs_per_worker, seed) for _, episodes in exams
+        ]
+        what = {"policy": ray.put(policy), "perception": ray.put(perception), "epsilon": epsilon}
+        parts = []
+        for index in range(self.size):
+            parts.append([k for k, share in enumerate(shares) if share[index][1]])
+            own = [(exams[k][0], shares[k][index][1], shares[k][index][0]) for k in parts[-1]]
+            if own:
+                self.send(index, "evaluation", "evaluate", exams=own, **what)
+        return parts
 
     def evaluate(
         self,
         policy: Policy | None,
         perception: Perception | None,
-        domains: Sequence[Domain],
-        episodes: int,
+        exams: Sequence[tuple[Sequence[Domain], int]],
         *,
         epsilon: float,
         seed: int,
-    ) -> list[Episode]:
-        """Plays exactly `episodes` episodes, spread evenly over all environments.
+    ) -> list[list[Episode]]:
+        """Plays exams side by side, each spread evenly over all environments.
 
-        The layouts follow from `seed`, `domains`, `episodes` and the Ray settings, never from the
-        policy.
+        The layouts of an exam follow from `seed`, its domains, its number of episodes and the Ray
+        settings, never from the policy or from other exams.
 
         Args:
             policy: what acts; None is the uniform random policy.
             perception: what it sees through; None for the random policy.
-            domains: each episode draws one uniformly.
-            episodes: number of episodes, at least 1.
+            exams: of each the domains, of which each episode draws one uniformly, and the number
+                of episodes, at least 1.
             epsilon: share of random actions, in [0, 1].
             seed: seed of layouts and of random actions.
 
         Returns:
-            The episodes, in an order that does not depend on timing.
+            The episodes of each exam, in an order that does not depend on timing.
 
         Raises:
             FingerprintError: the policy was trained on another perception.
         """
-        self.launch_evaluation(policy, perception, domains, episodes, epsilon=epsilon, seed=seed)
-        return [episode for part in self.collect("evaluation") for episode in part]
+        parts = self.launch_evaluation(policy, perception, exams, epsilon=epsilon, seed=seed)
+        episodes: list[list[Episode]] = [[] for _ in exams]
+        played = self.collect("evaluation")
+        for numbers, answers in zip(filter(None, parts), played, strict=True):
+            for number, answer in zip(numbers, answers, strict=True):
+                episodes[number] += answer
+        return episodes
 
     # -- requests ----------------------------------------------------------------------------------
 

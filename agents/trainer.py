@@ -180,8 +180,7 @@ class Trainer(ABC):
             self.pool.launch_evaluation(
                 self.policy,
                 self.perception,
-                self.evaluation_domains,
-                agents.evaluation_episodes,
+                [(self.evaluation_domains, agents.evaluation_episodes)],
                 epsilon=transfer.epsilon,
                 seed=derive(transfer.seed, "evaluation"),
             )
@@ -190,7 +189,8 @@ class Trainer(ABC):
 
     def receive(self) -> None:
         """Takes what the workers send, and writes rows of metrics where they are due."""
-        episodes = [episode for part in self.pool.collect("evaluation") for episode in part]
+        played = self.pool.collect("evaluation")
+        episodes = [episode for part in played for exam in part for episode in exam]
         if episodes:
             mean = float(np.mean([episode.return_ for episode in episodes]))
             self._add_row("source", self._evaluated_at, mean, len(episodes), {})

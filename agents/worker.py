@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from agents.acting import Episode, observe, observe_final, play_episodes
+from agents.acting import Episode, Game, observe, observe_final, play_together
 from agents.policy import Actions, Policy
 from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
@@ -168,23 +169,33 @@ class Worker:
         self,
         policy: Policy | None,
         perception: Perception | None,
-        domains: Sequence[Domain],
-        quota: Sequence[int],
+        exams: Sequence[tuple[Sequence[Domain], Sequence[int], int]],
         *,
         epsilon: float,
-        seed: int,
-    ) -> list[Episode]:
-        """Plays `quota[i]` episodes in environment i, without touching the training's state.
+    ) -> list[list[Episode]]:
+        """Plays exams side by side, without touching the training's state.
 
-        See `agents.acting.play_episodes`.
+        Args:
+            policy: what acts; None is the uniform random policy.
+            perception: what it sees through; None for the random policy.
+            exams: of each the domains, of which each episode draws one; the episodes of each
+                environment; and the seed of layouts and random actions.
+            epsilon: share of random actions, in [0, 1].
+
+        Returns:
+            The episodes of each exam; see `agents.acting.play_episodes`.
         """
         render = policy is not None and perception is not None and perception.needs == "frames"
-        key = (tuple(domains), len(quota), render)
-        if key not in self._vectors:
-            self._vectors[key] = self._factory(domains, len(quota), seed=seed, render=render)
-        return play_episodes(
-            policy, perception, self._vectors[key], quota, epsilon=epsilon, seed=seed
-        )
+        games, taken = [], Counter[tuple]()
+        for domains, quota, seed in exams:
+            kind = (tuple(domains), len(quota), render)
+            key = (*kind, taken[kind])
+            taken[kind] += 1
+            if key not in self._vectors:
+                self._vectors[key] = self._factory(domains, len(quota), seed=seed, render=render)
+            games.append(Game(self._vectors[key], quota, seed))
+        play_together(policy, perception, games, epsilon=epsilon)
+        return [game.finished for game in games]
 
     def state(self) -> WorkerState:
         """Returns where the training stands."""

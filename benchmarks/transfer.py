@@ -41,20 +41,23 @@ FLOOR = Cell(RANDOM_POLICY, "none", 0)
 """The uniform random policy, as a cell: the score of knowing nothing."""
 
 
+TOGETHER = 12
+"""Exams that a cell sits side by side: what it sees is encoded at once, and then written."""
+
+
 class Player(Protocol):
-    """Plays episodes, as `agents.worker.WorkerPool` does."""
+    """Plays episodes, as `agents.pool.WorkerPool` does."""
 
     def evaluate(
         self,
         policy: Policy | None,
         perception: Perception | None,
-        domains: Sequence[Domain],
-        episodes: int,
+        exams: Sequence[tuple[Sequence[Domain], int]],
         *,
         epsilon: float,
         seed: int,
-    ) -> list[Episode]:
-        """Plays exactly `episodes` episodes, in an order that does not depend on timing."""
+    ) -> list[list[Episode]]:
+        """Plays so many episodes of each exam, in an order that does not depend on timing."""
         ...
 
 
@@ -226,21 +229,23 @@ def score(
             stage = f"score/{'random' if cell == FLOOR else cell.id}"
             run.start(stage)
             contestant = Contestant() if cell == FLOOR else load(cell, player)
-            for exam in own:
-                episodes = player.evaluate(
+            tag = (UNFINISHED,) if cell in unfinished else ()
+            for first in range(0, len(own), TOGETHER):
+                sat = own[first : first + TOGETHER]
+                parts = player.evaluate(
                     contestant.policy,
                     contestant.perception,
-                    [exam.domain],
-                    exam.episodes,
+                    [([exam.domain], exam.episodes) for exam in sat],
                     epsilon=config.transfer.epsilon,
                     seed=config.transfer.seed,
                 )
-                tags = (*exam.tags, UNFINISHED) if cell in unfinished else exam.tags
-                scores = _scores(config, cell, exam, contestant.decisions, tags, episodes)
-                new = [item for item in scores if item.key not in done]
-                append_jsonl(run.scores, [item.row() for item in new])
-                done |= {item.key for item in new}
-                played += exam.episodes
+                for exam, episodes in zip(sat, parts, strict=True):
+                    tags = (*exam.tags, *tag)
+                    scores = _scores(config, cell, exam, contestant.decisions, tags, episodes)
+                    new = [item for item in scores if item.key not in done]
+                    append_jsonl(run.scores, [item.row() for item in new])
+                    done |= {item.key for item in new}
+                    played += exam.episodes
                 progress.update(played, cell=cell.id)
             parents = [run.agent(cell.id) / POLICY_FILE] if is_trained(run, cell) else []
             run.finish(stage, parents=parents, episodes=each)

@@ -80,14 +80,13 @@ def scoring(workers: int = WORKERS) -> Measure:
         trainer.pool.evaluate,
         trainer.policy,
         trainer.perception,
-        trainer.evaluation_domains,
-        2 * workers * ENVS_PER_WORKER,
+        [(trainer.evaluation_domains, 2 * workers * ENVS_PER_WORKER)],
         epsilon=EPSILON,
         seed=0,
     )
 
     def work() -> int:
-        return sum(episode.length for episode in play())
+        return sum(episode.length for episode in play()[0])
 
     work()
     return _measure(work, cluster)

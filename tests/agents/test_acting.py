@@ -182,16 +182,20 @@ class TestPlayEpisodes:
 def test_workers_play_what_one_process_plays_exactly_so_often(toy_pool):
     policy, perception = new_policy(toy_perception()), toy_perception()
     options = {"epsilon": 0.1, "seed": 5}
-    episodes = toy_pool.evaluate(policy, perception, DOMAINS, 10, **options)
+    (episodes,) = toy_pool.evaluate(policy, perception, [(DOMAINS, 10)], **options)
     assert len(episodes) == 10
-    assert toy_pool.evaluate(policy, perception, DOMAINS, 10, **options) == episodes
-    assert len(toy_pool.evaluate(policy, perception, DOMAINS, 1, **options)) == 1
-    floor = toy_pool.evaluate(None, None, DOMAINS, 10, **options)
+    # Beside others, on the same domains among them, an exam is what it is alone.
+    exams = [(DOMAINS, 1), (DOMAINS, 10), (DOMAINS[:1], 3), (DOMAINS, 10)]
+    one, again, three, last = toy_pool.evaluate(policy, perception, exams, **options)
+    assert again == last == episodes
+    assert (len(one), len(three)) == (1, 3)
+    assert toy_pool.evaluate(policy, perception, [(DOMAINS[:1], 3)], **options) == [three]
+    (floor,) = toy_pool.evaluate(None, None, [(DOMAINS, 10)], **options)
     assert [e.domain for e in floor] == [e.domain for e in episodes]
     seeds = list(dict.fromkeys(e.seed for e in episodes))
     quotas = ([2, 1, 1, 1], [2, 1, 1, 1])
     alone = [
-        Worker(Catch).evaluate(policy, perception, DOMAINS, quota, epsilon=0.1, seed=seed)
+        Worker(Catch).evaluate(policy, perception, [(DOMAINS, quota, seed)], epsilon=0.1)[0]
         for quota, seed in zip(quotas, seeds, strict=True)
     ]
     assert episodes == alone[0] + alone[1]

@@ -107,9 +107,9 @@ def test_evaluations_may_be_on_other_domains(toy_pool, tmp_path, monkeypatch):
     evaluated = []
     evaluate = toy_pool.launch_evaluation
 
-    def launch_evaluation(policy, perception, domains, *args, **kwargs):
-        evaluated.append(domains)
-        evaluate(policy, perception, domains, *args, **kwargs)
+    def launch_evaluation(policy, perception, exams, **kwargs):
+        evaluated.extend(domains for domains, _ in exams)
+        return evaluate(policy, perception, exams, **kwargs)
 
     monkeypatch.setattr(toy_pool, "launch_evaluation", launch_evaluation)
     config = toy_config(tmp_path, 400)
@@ -209,5 +209,5 @@ def test_an_unfinished_cell_acts_as_its_last_checkpoint(toy_pool, tmp_path, monk
     assert decisions == int(newest.stem) < config.agents.decisions
     saved = load_tensors(newest)[0]["learner.online"]
     assert policy.network.weights().tobytes() == saved.numpy().tobytes()
-    (episode,) = toy_pool.evaluate(policy, perception, DOMAINS, 1, epsilon=0.0, seed=1)
+    ((episode,),) = toy_pool.evaluate(policy, perception, [(DOMAINS, 1)], epsilon=0.0, seed=1)
     assert episode.return_ in (-1.0, 1.0)

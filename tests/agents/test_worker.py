@@ -97,7 +97,7 @@ def test_a_restored_worker_goes_on_with_the_same_bits():
     restored, _ = begun()
     sample(worker, policy, np.full(8, 0.5))
     restored.load(worker.state())
-    worker.evaluate(policy, toy_perception(), DOMAINS, [1, 1], epsilon=0.5, seed=0)
+    worker.evaluate(policy, toy_perception(), [(DOMAINS, [1, 1], 0)], epsilon=0.5)
     chunk, other = (
         sample(worker, policy, np.full(8, 0.5)),
         sample(restored, policy, np.full(8, 0.5)),
@@ -129,10 +129,10 @@ def test_rendering_is_asked_for_only_where_frames_are_seen():
     for name, expected in (("factors", [False, False]), ("pixels", [True, True])):
         asked.clear()
         worker, policy = begun(factory, name)
-        worker.evaluate(policy, toy_perception(name), DOMAINS, [1], epsilon=0.0, seed=0)
-        worker.evaluate(policy, toy_perception(name), DOMAINS, [1], epsilon=0.0, seed=1)
+        worker.evaluate(policy, toy_perception(name), [(DOMAINS, [1], 0)], epsilon=0.0)
+        worker.evaluate(policy, toy_perception(name), [(DOMAINS, [1], 1)], epsilon=0.0)
         assert asked == expected
-    worker.evaluate(None, None, DOMAINS, [1, 1], epsilon=0.0, seed=0)
+    worker.evaluate(None, None, [(DOMAINS, [1, 1], 0)], epsilon=0.0)
     assert asked[-1] is False
 
 

@@ -49,8 +49,8 @@ def test_a_recording_is_the_episode_that_was_scored(run: RunDirectory, cell) -> 
         episode
         for seed, quota in spread(14, 2, 2, transfer.seed)
         for episode in worker.evaluate(
-            policy, perception, [domain], quota, epsilon=transfer.epsilon, seed=seed
-        )
+            policy, perception, [([domain], quota, seed)], epsilon=transfer.epsilon
+        )[0]
     ]
     assert {episode.return_ for episode in scored} == {-1.0, 1.0}
     for number, episode in enumerate(scored):

@@ -47,16 +47,19 @@ class FakePlayer:
         self.opened += 1
         yield self
 
-    def evaluate(self, policy, perception, domains, episodes, *, epsilon, seed):
-        if len(self.calls) == self.die_at:
-            raise KeyboardInterrupt
-        (domain,) = domains
-        self.calls.append((policy, domain.id, episodes, epsilon, seed))
-        numbers = range(episodes)
-        return [
-            Episode(0, float(len(domain.id) + n + self.value), 7, n % 4, n // 4, seed)
-            for n in numbers
-        ]
+    def evaluate(self, policy, perception, exams, *, epsilon, seed):
+        played = []
+        for (domain,), episodes in exams:
+            if len(self.calls) == self.die_at:
+                raise KeyboardInterrupt
+            self.calls.append((policy, domain.id, episodes, epsilon, seed))
+            played.append(
+                [
+                    Episode(0, float(len(domain.id) + n + self.value), 7, n % 4, n // 4, seed)
+                    for n in range(episodes)
+                ]
+            )
+        return played
 
 
 @pytest.fixture
@@ -155,8 +158,9 @@ def test_what_is_scored_is_not_played_again(run: RunDirectory) -> None:
 @pytest.mark.parametrize("die_at", [1, 20])
 @pytest.mark.parametrize("torn", [0, 60, 700])
 def test_a_killed_scoring_ends_with_the_same_table(
-    run: RunDirectory, die_at: int, torn: int
+    run: RunDirectory, die_at: int, torn: int, monkeypatch
 ) -> None:
+    monkeypatch.setattr(transfer, "TOGETHER", 1)
     with pytest.raises(KeyboardInterrupt):
         score(run, FakePlayer(die_at=die_at))
     data = run.scores.read_bytes()

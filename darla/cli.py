@@ -204,8 +204,9 @@ def pretrain_command(
     """
     tree = pipeline.load(config, overrides)
     pipeline.check_machine(tree)
+    pipeline.check_frames(tree)
     with pipeline.open_run(tree) as run:
-        pipeline.check_start(run)
+        pipeline.check_room(run)
         pipeline.pretrain(run, quiet)
         facts = {stage: run.status()["stages"][stage]["facts"] for stage in ("frames", "vision")}
         _print(facts, as_json)

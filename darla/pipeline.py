@@ -39,8 +39,9 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     check_cells(cells, config)
     check_machine(config)
     check_actions(cells, config)
+    check_frames(config)
     with open_run(config) as run:
-        check_start(run)
+        check_room(run)
         with _trained_beside(run, cells, quiet):
             pretrain(run, quiet)
             train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
@@ -77,9 +78,10 @@ def run_benchmark(
     check_cells(cells, config)
     check_machine(config)
     check_actions(cells, config)
+    check_frames(config)
     with open_run(config, create=not allow_unfinished) as run, ray_session(config.ray):
         if not allow_unfinished:
-            check_start(run)
+            check_room(run)
             pretrain(run, quiet)
             train_side_by_side(run, cells, quiet)
         results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
@@ -300,15 +302,23 @@ def check_machine(config: Config, *, frames: bool = True) -> None:
         choose_device(config.vision.device)
 
 
-def check_start(run: RunDirectory) -> None:
-    """Refuses to start a run whose frames cannot be collected, or fit on the disk with replays."""
+def check_frames(config: Config) -> None:
+    """Refuses frames that nobody can collect, before there is a run directory."""
     from agents.walkers import walker_of
+    from darla.rundir import RunDirectory
+
+    run = RunDirectory(Path(config.runs) / config.name, config)
+    if not (run.frames / "index.json").exists():
+        walker_of(config)
+
+
+def check_room(run: RunDirectory) -> None:
+    """Refuses to start a run whose frames and replays the disk cannot hold."""
     from darla.perception import ON_FRAMES
 
     if run.finished("frames"):
         return
     config = run.config
-    walker_of(config)
     frame = config.environment.size**2 * 3
     needed = config.frames.count * frame
     if "dqn" in config.agents.algorithms and set(config.agents.perceptions) & set(ON_FRAMES):

@@ -15,7 +15,7 @@ from darla import cluster, doctor, jobs, pipeline, tuning
 from darla.cli import app, config_app
 from darla.config import Config
 from darla.doctor import Check
-from darla.errors import MissingFileError
+from darla.errors import ConfigError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_jsonl, write_json, write_text
 
@@ -432,6 +432,19 @@ def test_a_run_directory_of_another_configuration_is_refused(config, stages, cap
     err = capsys.readouterr().err
     assert "frames.count 40000 -> 7" in err and "name=tiny-2" in err
     assert stages.done == []
+
+
+def test_frames_that_nobody_can_collect_are_refused_before_there_is_a_run(
+    config, stages, capsys, monkeypatch
+):
+    def refuse(tree):
+        raise ConfigError(f"frames.policy is '{tree.frames.policy}'")
+
+    monkeypatch.setattr(sys.modules["agents.walkers"], "walker_of", refuse)
+    for command in ("run", "pretrain"):
+        assert darla(command, config, "frames.policy=nobody") == 2
+        assert capsys.readouterr().err == "darla: frames.policy is 'nobody'\n"
+        assert not (config.parent / "runs" / "tiny").exists()
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_work(config, stages, capsys):

@@ -206,7 +206,7 @@ def _train_vision(
             stage, optimisation = VAES.get(name, name), _optimisation(config, name)
             run.start(stage)
             if pictures is None:
-                fit_together(config, run, name, optimisation, device, quiet=quiet)
+                fit_together(config, run, name, device, quiet=quiet)
             else:
                 fit_model(config, run, name, pictures, validation, quiet=quiet)
             steps = math.ceil(optimisation.images / optimisation.batch)

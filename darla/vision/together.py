@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from darla.cluster import RESTARTS, first_line, ray_session
 from darla.config import Config
-from darla.devices import torch_threads
+from darla.devices import choose_device, torch_threads
 from darla.errors import ConfigError, DarlaError
 from darla.frames import load_frames, load_pictures
 from darla.rundir import RunDirectory
-
-if TYPE_CHECKING:
-    from darla.config import OptimisationConfig
 
 _FOLDER = ".ray-train"
 """Where Ray Train keeps its books meanwhile."""
@@ -30,7 +27,6 @@ def fit_together(
     config: Config,
     run: RunDirectory,
     name: str,
-    optimisation: OptimisationConfig,
     device: torch.device,
     *,
     quiet: bool = False,
@@ -44,24 +40,18 @@ def fit_together(
         config: Whole configuration.
         run: Its run directory, on storage that all nodes share.
         name: Name of the model.
-        optimisation: How it is trained.
         device: Its type, CPU or GPU, is that of every process.
         quiet: No progress.
 
     Raises:
-        ConfigError: A batch has fewer pictures than there are parts of it.
+        ConfigError: As in `check_batches`.
         DarlaError: A process failed; the message says how.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     vision = config.vision
-    parts = 1 if device.type == "cuda" else vision.parts
-    if optimisation.batch < vision.processes * parts:
-        raise ConfigError(
-            f"vision.processes={vision.processes} of {parts} parts each need batches of at least "
-            f"{vision.processes * parts} pictures; those of '{name}' have {optimisation.batch}"
-        )
+    check_batches(config)
     books = run.path.resolve() / _FOLDER
     work = {
         "config": config.model_dump(mode="json"),
@@ -88,10 +78,36 @@ def fit_together(
             trainer.fit()
         except Exception as error:  # Ray Train wraps whatever a process raised
             raise DarlaError(
-                f"training '{name}' on {vision.processes} processes failed: {first_line(error)}"
+                f"training '{name}' on {vision.processes} processes failed: "
+                f"{first_line(_cause(error))}"
             ) from error
         finally:
             shutil.rmtree(books, ignore_errors=True)
+
+
+def check_batches(config: Config) -> None:
+    """Refuses batches that have fewer pictures than there are parts of them.
+
+    Raises:
+        ConfigError: Those of the DAE or the beta-VAEs have.
+        DependencyError: The configured device is not there.
+    """
+    vision = config.vision
+    parts = 1 if choose_device(vision.device).type == "cuda" else vision.parts
+    for name, optimisation in (("dae", vision.dae.optimisation), ("vae", vision.vae.optimisation)):
+        if optimisation.batch < vision.processes * parts:
+            raise ConfigError(
+                f"vision.processes={vision.processes} of {parts} parts each need batches of at "
+                f"least {vision.processes * parts} pictures; those of '{name}' have "
+                f"{optimisation.batch}"
+            )
+
+
+def _cause(error: Exception) -> Exception:
+    """Returns what a process raised, or else the error of Ray Train itself."""
+    failures = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(failures.values()), getattr(error, "controller_failure", error))
+    return getattr(cause, "cause", None) or cause
 
 
 def _fit_on_rank(work: dict[str, Any]) -> None:

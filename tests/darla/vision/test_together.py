@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from darla.config import Config
-from darla.errors import ConfigError
+from darla.errors import ConfigError, DarlaError
+from darla.frames import shard_path
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors, read_jsonl
 from darla.vision.pretrain import train_vision, weights_file
@@ -38,6 +39,13 @@ def test_two_processes_are_one_with_two_parts(run: RunDirectory) -> None:
 
 def test_a_batch_must_have_a_picture_for_every_part(run: RunDirectory) -> None:
     many = variant(run, "many", parts=4, processes=5)
-    optimisation = many.config.vision.dae.optimisation
     with pytest.raises(ConfigError, match="5 of 4 parts each need batches of at least 20"):
-        fit_together(many.config, many, "dae", optimisation, torch.device("cpu"), quiet=True)
+        fit_together(many.config, many, "dae", torch.device("cpu"), quiet=True)
+
+
+def test_what_a_process_raises_is_told(run: RunDirectory) -> None:
+    damaged = variant(run, "damaged", parts=1, processes=2)
+    shard = shard_path(run.frames, "train", 0)
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(DarlaError, match=f"on 2 processes failed: .*{shard.name}"):
+        fit_together(damaged.config, damaged, "dae", torch.device("cpu"), quiet=True)

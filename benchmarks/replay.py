@@ -46,19 +46,16 @@ def choose_cell(run: RunDirectory, cell_id: str | None) -> Cell:
         ConfigError: The configuration has no such cell.
         MissingFileError: It is not trained to its end, or none is.
     """
-    cells = {cell.id: cell for cell in cells_of(run.config)}
-    trained = [i for i in cells if is_trained(run, cells[i])]
-    if cell_id is not None:
-        cell_named(run.config, cell_id)
-    if not trained or cell_id not in (None, *trained):
-        have = f"those that are: {', '.join(trained)}" if trained else "`darla train` trains them"
+    asked = None if cell_id is None else cell_named(run.config, cell_id)
+    trained = [cell for cell in cells_of(run.config) if is_trained(run, cell)]
+    if not trained or asked not in (None, *trained):
+        names = ", ".join(cell.id for cell in trained)
+        have = f"those that are: {names}" if trained else "`darla train` trains them"
         raise MissingFileError(
             f"{cell_id or 'no cell'} of '{run.path}' is "
             f"{'not trained yet' if cell_id else 'trained yet'}; {have}"
         )
-    if cell_id is None:
-        cell_id = min(trained, key=lambda i: cells[i].perception != "darla")
-    return cells[cell_id]
+    return asked or min(trained, key=lambda cell: cell.perception != "darla")
 
 
 def choose_domains(suite: Suite, ids: Sequence[str]) -> list[Domain]:

@@ -31,15 +31,9 @@ _PR_SET_PDEATHSIG = 1
 
 def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     """Does what is left of the three stages and the report; returns the results."""
-    from agents.cells import cells_of
-    from benchmarks.report import write_report
     from darla.perception import BLIND
 
-    cells = cells_of(config)
-    check_cells(cells, config)
-    check_machine(config)
-    check_actions(cells, config)
-    check_frames(config)
+    cells = _checked_cells(config)
     with open_run(config) as run:
         check_room(run)
         with _trained_beside(run, cells, quiet):
@@ -47,9 +41,7 @@ def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
             train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
         train(run, cells, quiet)
         results = transfer(run, cells, quiet)
-        run.start("report")
-        write_report([run.path], run.report)
-        run.finish("report")
+        _report(run)
     return results
 
 
@@ -68,26 +60,18 @@ def run_benchmark(
         quiet: Show no progress.
         allow_unfinished: Score what there is, instead of training what is left.
     """
-    from agents.cells import cells_of
-    from benchmarks.report import write_report
     from darla.cluster import ray_session
     from envs.registry import protocol_of
 
-    cells = cells_of(config)
     suites = [protocol_of(config, name) for name in protocols]
-    check_cells(cells, config)
-    check_machine(config)
-    check_actions(cells, config)
-    check_frames(config)
+    cells = _checked_cells(config)
     with open_run(config, create=not allow_unfinished) as run, ray_session(config.ray):
         if not allow_unfinished:
             check_room(run)
             pretrain(run, quiet)
             train_side_by_side(run, cells, quiet)
         results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
-        run.start("report")
-        write_report([run.path], run.report)
-        run.finish("report")
+        _report(run)
     return results
 
 
@@ -228,6 +212,14 @@ def transfer(
     return write_results(run)
 
 
+def _report(run: RunDirectory) -> None:
+    from benchmarks.report import write_report
+
+    run.start("report")
+    write_report([run.path], run.report)
+    run.finish("report")
+
+
 def _stage(
     run: RunDirectory,
     stage: str,
@@ -262,6 +254,18 @@ def say(quiet: bool, text: str) -> None:
 
 
 # -- what can be seen before the long work starts --------------------------------------------------
+
+
+def _checked_cells(config: Config) -> list[Cell]:
+    """Returns the cells of a run that can start as far as can be seen."""
+    from agents.cells import cells_of
+
+    cells = cells_of(config)
+    check_cells(cells, config)
+    check_machine(config)
+    check_actions(cells, config)
+    check_frames(config)
+    return cells
 
 
 def check_cells(cells: Sequence[Cell], config: Config) -> None:
@@ -300,6 +304,10 @@ def check_machine(config: Config, *, frames: bool = True) -> None:
         from darla.devices import choose_device
 
         choose_device(config.vision.device)
+    if config.vision.processes > 1:
+        from darla.vision.together import check_batches
+
+        check_batches(config)
 
 
 def check_frames(config: Config) -> None:

@@ -277,6 +277,7 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         n, simulation = self.num_envs, self.simulation
         rewards = np.zeros(n)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
+        actions = np.asarray(actions)
         for i in np.flatnonzero(~self._retired).tolist():
             rewards[i], terminated[i], truncated[i] = simulation.advance(i, actions[i])
         ended = terminated | truncated

@@ -159,6 +159,7 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """One decision in every sub-environment; see the class."""
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
+        actions = np.asarray(actions)
         for i in np.flatnonzero(~self._retired).tolist():
             rewards[i], terminated[i], truncated[i] = self._advance(i, actions[i])
         ended = terminated | truncated

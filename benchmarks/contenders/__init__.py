@@ -6,6 +6,7 @@ runs in a process of its own; libraries are imported there and nowhere else.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -24,3 +25,9 @@ def rate(work: Callable[[], int], seconds: float) -> float:
         done += work()
         now = time.perf_counter()
     return done / (now - began)
+
+
+def warmed_up(work: Callable[[], int]) -> Measure:
+    """Returns the rate of `work` as a measure, after half a second of it."""
+    rate(work, 0.5)
+    return functools.partial(rate, work)

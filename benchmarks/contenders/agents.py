@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders import Measure, rate
+from benchmarks.contenders import Measure, rate, warmed_up
 from darla.config import AgentsConfig, Config, DQNConfig, RayConfig
 from darla.rundir import RunDirectory
 
@@ -334,5 +334,4 @@ def latent_steps(batched: bool = True) -> Measure:
         vector.step(rng.integers(8, size=ENVS_PER_WORKER))
         return ENVS_PER_WORKER
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
-from benchmarks.contenders import Measure, rate
+from benchmarks.contenders import Measure, warmed_up
 
 LATENTS, NEIGHBOURS = 32, 11
 
@@ -38,8 +36,7 @@ def ec_lookups(entries: int, batch: int) -> Measure:
         table.look_up(queries, marks, NEIGHBOURS)
         return batch
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def faiss_lookups(entries: int, batch: int) -> Measure:
@@ -54,5 +51,4 @@ def faiss_lookups(entries: int, batch: int) -> Measure:
         values[index.search(queries, NEIGHBOURS)[1]].mean(1)
         return batch
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import SIZE, Measure, rate
+from benchmarks.contenders import SIZE, Measure, warmed_up
 
 OBJECTS = 20
 
@@ -34,8 +33,7 @@ def lab_frames() -> Measure:
             simulation.draw(room, renderer, out)
         return rooms
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def lab_steps() -> Measure:
@@ -53,8 +51,7 @@ def lab_steps() -> Measure:
         vector.step(rng.integers(8, size=rooms))
         return rooms
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def _miniworld(objects: int) -> Any:
@@ -80,8 +77,7 @@ def miniworld_frames(objects: int = OBJECTS) -> Measure:
         environment.render_obs()
         return 1
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def miniworld_steps(objects: int = OBJECTS) -> Measure:
@@ -95,8 +91,7 @@ def miniworld_steps(objects: int = OBJECTS) -> Measure:
             environment.reset()
         return 1
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def jaco_steps() -> Measure:
@@ -115,8 +110,7 @@ def jaco_steps() -> Measure:
         vector.step(rng.integers(5, size=(arms, 9)))
         return arms
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)
 
 
 def dm_control_steps() -> Measure:
@@ -142,5 +136,4 @@ def dm_control_steps() -> Measure:
             environment.reset()
         return 1
 
-    rate(work, 0.5)
-    return functools.partial(rate, work)
+    return warmed_up(work)

@@ -276,13 +276,15 @@ class Trainer:
         with torch.autocast(
             self._device.type, self._precision, enabled=self._precision != torch.float32
         ):
-            return self.objective.loss(to_float(pictures), *noise)
+            return self.objective.loss(pictures, *noise)
 
     def _gradients(
         self, share: float, pictures: Tensor, *noise: Tensor
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Gradients and figures of a part of a batch, weighted by its share of the pictures."""
-        loss, figures = self._loss(pictures, *noise)
+        # Converted out here: with pictures of one channel, compiled code for bfloat16 reads the
+        # decoder's picture through a transposition that torch 2.13 gets wrong, and the loss is nan.
+        loss, figures = self._loss(to_float(pictures), *noise)
         gradients = torch.autograd.grad(share * loss, self._parameters)
         return gradients, {name: share * value.detach() for name, value in figures.items()}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darla.config import OptimisationConfig, VisionConfig
-from darla.vision.networks import DAE
+from darla.config import OptimisationConfig, VAEConfig, VisionConfig
+from darla.devices import can_compile
+from darla.vision.networks import DAE, VAE
 from darla.vision.pretrain import seed_weights
-from darla.vision.training import DAEObjective, Trainer
+from darla.vision.training import DAEObjective, Trainer, make_objective
 
 SIZE = 32
 
@@ -42,3 +43,24 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         results.append(trained(4))
     assert torch.equal(results[0][0], results[1][0]) and results[0][1] == results[1][1]
+
+
+def one_channel_step(compilation: str) -> tuple[float, torch.Tensor]:
+    """Loss of a batch of black and white pictures, and the weights after the step."""
+    size = 64  # where compiled code read pictures of one channel through a transposition
+    vae = VAE(size, 4, 16, network="burgess", channels=1, variance=False)
+    seed_weights(vae, 0, 1, he=True)
+    drawn = torch.rand(32, size, size, 1, generator=torch.Generator().manual_seed(0))
+    config = VisionConfig.model_validate({"compile": compilation, "precision": "bfloat16"})
+    settings = VAEConfig(reconstruction="bernoulli", latents=4, optimisation={"batch": 16})
+    objective = make_objective(settings, vae, None, size**2)
+    trainer = Trainer(objective, (drawn > 0.7).byte() * 255, settings.optimisation, config)
+    loss = trainer.step()["loss"].item()
+    return loss, torch.cat([parameter.detach().flatten() for parameter in vae.parameters()])
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_a_compiled_step_is_the_step() -> None:
+    (eager, weights), (compiled, others) = (one_channel_step(how) for how in ("off", "on"))
+    assert compiled == pytest.approx(eager, rel=1e-4)
+    assert torch.allclose(others, weights, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from agents.replay import Steps, merge
 from agents.seeding import derive
 from agents.worker import Chunk, Digest, WorkerState
 from darla.config import Config, DQNConfig, EpisodicControlConfig
-from darla.errors import CorruptFileError, FingerprintError
+from darla.errors import CorruptFileError, DivergenceError, FingerprintError
 from darla.perception import Perception
 from darla.storage import load_tensors, save_tensors
 from envs.domains import Domain
@@ -188,13 +189,18 @@ class Trainer(ABC):
             self.sample()
 
     def receive(self) -> None:
-        """Takes what the workers send, and writes rows of metrics where they are due."""
+        """Takes what the workers send, and writes rows of metrics where they are due.
+
+        Raises:
+            DivergenceError: what is measured while learning is no number any more.
+        """
         played = self.pool.collect("evaluation")
         episodes = [episode for part in played for exam in part for episode in exam]
         if episodes:
             mean = float(np.mean([episode.return_ for episode in episodes]))
             self._add_row("source", self._evaluated_at, mean, len(episodes), {})
         self.take()
+        self._check_figures()
         due = self.decisions * TRAIN_ROWS // self.config.agents.decisions
         if due > self._rows_due and self._ended:
             self._rows_due = due
@@ -289,6 +295,15 @@ class Trainer(ABC):
             raise CorruptFileError(f"'{path}' is not a checkpoint of this cell: {error}") from error
         self._clock = time.monotonic()
         return state["rows"]
+
+    def _check_figures(self) -> None:
+        for name, total in self.figures.sums.items():
+            if not math.isfinite(total):
+                raise DivergenceError(
+                    f"{self.cell}: {name} is {total} after {self.decisions:,} decisions: the training "
+                    "has diverged, or a reward was no number; where the step size is to blame, give a "
+                    f"smaller agents.{self.cell.algorithm}.learning_rate, with another name=..."
+                )
 
     def _add_row(
         self, split: str, decisions: int, mean: float, episodes: int, figures: dict[str, float]

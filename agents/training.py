@@ -130,6 +130,7 @@ def train_on(
         ConfigError: the algorithm cannot learn with these settings.
         FingerprintError: the vision has changed since the cell's checkpoint.
         CorruptFileError: a checkpoint is damaged.
+        DivergenceError: a loss is no number any more.
         DarlaError: a worker died.
     """
     if not is_trained(run, cell):

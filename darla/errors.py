@@ -38,6 +38,10 @@ class FingerprintError(DarlaError):
     """A policy was asked to act on a perception that it was not trained on."""
 
 
+class DivergenceError(DarlaError):
+    """A training whose loss is no number any more, so that nothing good comes of going on."""
+
+
 class DependencyError(DarlaError):
     """A package, system library or device that a command needs and this machine lacks."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from darla.config import OptimisationConfig, VAEConfig, VisionConfig
 from darla.devices import can_compile, choose_precision, usable_threads
-from darla.errors import CorruptFileError
+from darla.errors import CorruptFileError, DivergenceError
 from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_jsonl
 from darla.vision.evaluation import to_float
@@ -420,6 +420,9 @@ def fit(
         folder: Holds `<name>.checkpoint.safetensors` meanwhile, and `metrics.jsonl`.
         quiet: No progress.
         checkpointed: Called after every checkpoint.
+
+    Raises:
+        DivergenceError: The loss is no number any more; checkpoints from before are kept.
     """
     name, batch = trainer.objective.name, trainer.optimisation.batch
     checkpoint, metrics = checkpoint_path(folder, name), folder / "metrics.jsonl"
@@ -440,6 +443,14 @@ def fit(
             if not first or (number % log_steps and number < trainer.steps):
                 continue
             plain = {key: round(value.item(), 4) for key, value in figures.items()}
+            if not math.isfinite(plain["loss"]):
+                settings = f"vision.{'dae' if name == 'dae' else 'vae'}.optimisation"
+                raise DivergenceError(
+                    f"the loss of the {name} is {plain['loss']} after {number * batch:,} images: its "
+                    f"training has diverged; give a smaller {settings}.learning_rate (here "
+                    f"{trainer.optimisation.learning_rate:g}) or {settings}.gradient_norm=1, "
+                    "with another name=..."
+                )
             progress.update(number * batch, loss=plain["loss"])
             row = {"model": name, "images": number * batch, **plain}
             if number % evaluation_steps < log_steps or number == trainer.steps:

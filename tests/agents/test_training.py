@@ -12,7 +12,13 @@ from agents.cells import Cell
 from agents.dqn import DQNTrainer
 from agents.training import checkpoints_of, load_unfinished, train_on
 from darla.config import DQNConfig
-from darla.errors import ConfigError, CorruptFileError, FingerprintError, MissingFileError
+from darla.errors import (
+    ConfigError,
+    CorruptFileError,
+    DivergenceError,
+    FingerprintError,
+    MissingFileError,
+)
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors
 from tests.agents.toy_training import (
@@ -188,6 +194,16 @@ class TestBrokenCheckpoints:
             path.write_bytes(data[: len(data) // 2])
             with pytest.raises(CorruptFileError, match=path.name):
                 train_toy(config, toy_pool)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "a3c"])
+def test_a_training_that_diverges_says_so(toy_pool, tmp_path, algorithm):
+    settings = getattr(toy_config(tmp_path).agents, algorithm)
+    steep = settings.model_copy(update={"learning_rate": 1e30, "gradient_norm": None})
+    cell, config = Cell(algorithm, "factors", 0), toy_config(tmp_path, **{algorithm: steep})
+    with pytest.raises(DivergenceError, match=rf"agents\.{algorithm}\.learning_rate"):
+        train_toy(config, toy_pool, cell=cell)
+    assert not (RunDirectory.open(config).agent(cell.id) / "policy.safetensors").exists()
 
 
 def test_a_replay_smaller_than_a_chunk_is_refused(toy_pool, tmp_path):

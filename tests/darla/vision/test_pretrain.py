@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from darla.config import Config
-from darla.errors import CorruptFileError, MissingFileError
+from darla.errors import CorruptFileError, DivergenceError, MissingFileError
 from darla.frames import load_frames
 from darla.perception import load_perception
 from darla.rundir import RunDirectory
 from darla.storage import read_json, read_jsonl
 from darla.vision import pretrain, training
 from darla.vision.pretrain import GateError, models_of, train_vision
-from darla.vision.training import learning_rate
+from darla.vision.training import checkpoint_path, learning_rate
 
 
 def with_vision(config: Config, **vision: object) -> Config:
@@ -168,6 +168,16 @@ def test_a_blind_dae_stops_at_the_gate(run: RunDirectory) -> None:
         train_vision(config, run, quiet=True)
     assert (run.vision / "dae.safetensors").exists(), "the DAE's work must not be lost"
     assert (run.vision / "reconstructions.png").exists()
+
+
+def test_a_training_that_diverges_says_so(run: RunDirectory) -> None:
+    dae = run.config.vision.dae
+    steep = dae.optimisation.model_copy(update={"learning_rate": 1e30})
+    config = with_vision(run.config, dae=dae.model_copy(update={"optimisation": steep}))
+    with pytest.raises(DivergenceError, match=r"vision\.dae\.optimisation\.learning_rate"):
+        train_vision(config, run, quiet=True)
+    assert not (run.vision / "dae.safetensors").exists()
+    assert not checkpoint_path(run.vision, "dae").exists()
 
 
 def test_bfloat16_learns_like_float32(run: RunDirectory) -> None:

@@ -50,11 +50,13 @@ class Side:
         name: What it is called in the output.
         contender: Prepares it.
         threads: Threads of its process.
+        processes: How many such processes work side by side; their rates are added.
     """
 
     name: str
     contender: Contender
     threads: int
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,19 @@ def measure(sides: Sequence[Side], rounds: int, seconds: float) -> dict[str, lis
 
 
 def _measured(side: Side, seconds: float) -> float:
-    """Prepares a side in a process of its own, and returns its rate."""
-    process, pipe = _start(side)
+    """Prepares a side in processes of its own, and returns the sum of their rates."""
+    started = [_start(side) for _ in range(side.processes)]
     try:
-        _answer(pipe)
-        pipe.send(seconds)
-        return _answer(pipe)
+        for _, pipe in started:
+            _answer(pipe)
+        for _, pipe in started:
+            pipe.send(seconds)
+        return sum(_answer(pipe) for _, pipe in started)
     finally:
-        pipe.close()
-        process.join(_SECONDS_TO_CLOSE)
-        process.kill()
+        for process, pipe in started:
+            pipe.close()
+            process.join(_SECONDS_TO_CLOSE)
+            process.kill()
 
 
 def line(
@@ -192,7 +197,9 @@ def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
 
     All agents play the same task on the same latents, with the same networks; each DQN has the same
     update ratio as ours, A2C the same length of rollouts as A3C. What a second worker brings is
-    measured twice: with A3C's learner beside it, and in scoring, where nothing learns.
+    measured twice: with A3C's learner beside it, and in scoring, where nothing learns. Beside it,
+    `agents.cores` is what the machine allows: two processes that step rooms and encode them, and
+    have nothing to do with each other.
     """
     _need("stable_baselines3", "Stable-Baselines3")
     count = threads or os.cpu_count() or 1
@@ -211,15 +218,18 @@ def agents_lines(rounds: int, seconds: float, threads: int | None) -> list[dict[
         Side("Scoring, one Ray worker", scored_by_one, 1),
         Side("Latents of 8 rooms, one batch", agents.latent_steps, 1),
         Side("Latents of 8 rooms, a wrapper each", one_by_one, 1),
+        Side("Latents of 8 rooms, two processes", agents.latent_steps, 1, processes=2),
     ]
     names = (side.name for side in sides)
-    dqn, dqn_sb3, dqn_rllib, a3c, a3c_alone, a2c, scored, scored_alone, batch, single = names
+    dqn, dqn_sb3, dqn_rllib, a3c, a3c_alone, a2c, scored, scored_alone, *latents = names
+    batch, single, both = latents
     figures = [
         Figure("agents.dqn", "decisions/s", dqn, dqn_sb3),
         Figure("agents.dqn.rllib", "decisions/s", dqn, dqn_rllib),
         Figure("agents.a3c", "decisions/s", a3c, a2c),
         Figure("agents.a3c.workers", "decisions/s", a3c, a3c_alone),
         Figure("agents.scoring.workers", "decisions/s", scored, scored_alone),
+        Figure("agents.cores", "steps/s", both, batch),
         Figure("agents.latents", "steps/s", batch, single),
     ]
     return _lines(sides, figures, rounds, seconds)

@@ -37,6 +37,11 @@ def test_every_side_is_measured_in_every_round_with_its_threads(capfd) -> None:
     assert capfd.readouterr().out == ""
 
 
+def test_processes_of_a_side_work_at_once_and_their_rates_are_added() -> None:
+    three = Side("three", functools.partial(constant, 3.0), 1, processes=3)
+    assert measure([three], 1, 0.01) == {"three": [9.0]}
+
+
 @pytest.mark.parametrize(("contender", "words"), [(broken, "no such thing"), (dead, "died")])
 def test_a_contender_that_fails_is_an_error(contender, words: str) -> None:
     with pytest.raises(DarlaError, match=words):

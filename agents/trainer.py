@@ -300,8 +300,8 @@ class Trainer(ABC):
         for name, total in self.figures.sums.items():
             if not math.isfinite(total):
                 raise DivergenceError(
-                    f"{self.cell}: {name} is {total} after {self.decisions:,} decisions: the training "
-                    "has diverged, or a reward was no number; where the step size is to blame, give a "
+                    f"{self.cell}: {name} is {total} after {self.decisions:,} decisions: the "
+                    "training has diverged, or a reward was no number; in the first case give a "
                     f"smaller agents.{self.cell.algorithm}.learning_rate, with another name=..."
                 )
 

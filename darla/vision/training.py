@@ -446,8 +446,8 @@ def fit(
             if not math.isfinite(plain["loss"]):
                 settings = f"vision.{'dae' if name == 'dae' else 'vae'}.optimisation"
                 raise DivergenceError(
-                    f"the loss of the {name} is {plain['loss']} after {number * batch:,} images: its "
-                    f"training has diverged; give a smaller {settings}.learning_rate (here "
+                    f"the loss of the {name} is {plain['loss']} after {number * batch:,} images: "
+                    f"its training has diverged; give a smaller {settings}.learning_rate (here "
                     f"{trainer.optimisation.learning_rate:g}) or {settings}.gradient_norm=1, "
                     "with another name=..."
                 )

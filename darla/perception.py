@@ -153,7 +153,8 @@ class _MeanEncoder:
         for module in model.modules():
             if isinstance(module, torch.nn.ReLU):
                 module.inplace = True  # nothing keeps what it overwrites
-        self._model = model.cpu().to(memory_format=torch.channels_last)
+        self._model = model.cpu()
+        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         from darla.devices import choose_precision
@@ -162,7 +163,8 @@ class _MeanEncoder:
         if next(self._model.parameters()).dtype != precision:
             self._model.to(precision)  # once in a process; even without effect it takes its time
         # Bytes are exact in bfloat16, and quotients are rounded once: what `to_float` would give.
-        encoded = self._model.encode(pictures.permute(0, 3, 1, 2).to(precision) / 255.0)  # type: ignore[operator]
+        seen = pictures.permute(0, 3, 1, 2).to(precision) / 255.0
+        encoded = self._model.encode(seen)  # type: ignore[operator]
         return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 

@@ -203,7 +203,7 @@ def _train_vision(
     dae = None
     for name in models_of(config):
         if name in left:
-            stage, optimisation = VAES.get(name, name), _optimisation(config, name)
+            stage, optimisation = stage_of(name), optimisation_of(config, name)
             run.start(stage)
             if pictures is None:
                 fit_together(config, run, name, device, quiet=quiet)
@@ -270,7 +270,7 @@ def fit_model(
         values = math.prod(pictures.shape[1:])
         objective = make_objective(settings, model, reader, values, VAES[name])
     trainer = Trainer(
-        objective, pictures, _optimisation(config, name), vision, rank, vision.processes
+        objective, pictures, optimisation_of(config, name), vision, rank, vision.processes
     )
 
     def evaluate() -> dict[str, Any]:
@@ -280,7 +280,7 @@ def fit_model(
             errors |= {"validation_kl": latents["kl"], "active_units": latents["active_units"]}
         return errors
 
-    stage = VAES.get(name, name)
+    stage = stage_of(name)
 
     def checkpointed() -> None:
         if vision.processes == 1:  # otherwise the process that waits for these keeps the time
@@ -292,7 +292,13 @@ def fit_model(
         checkpoint_path(run.vision, stage).unlink(missing_ok=True)
 
 
-def _optimisation(config: Config, name: str) -> OptimisationConfig:
+def stage_of(name: str) -> str:
+    """What metrics, checkpoints and stages call a model of `models_of`."""
+    return VAES.get(name, name)
+
+
+def optimisation_of(config: Config, name: str) -> OptimisationConfig:
+    """How a model of `models_of` is trained."""
     vision = config.vision
     return (vision.dae if name == "dae" else vision.vae).optimisation
 

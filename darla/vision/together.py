@@ -7,6 +7,9 @@ Which pictures a batch has, and its noise, do not depend on how many they are.
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,15 @@ from darla.config import Config
 from darla.devices import choose_device, torch_threads
 from darla.errors import ConfigError, DarlaError
 from darla.frames import load_frames, load_pictures
+from darla.progress import Progress
 from darla.rundir import RunDirectory
+from darla.storage import read_jsonl
 
 _FOLDER = ".ray-train"
 """Where Ray Train keeps its books meanwhile."""
+
+_FOLLOW_SECONDS = 1.0
+"""Seconds between two looks at the metrics."""
 
 
 def fit_together(
@@ -34,7 +42,7 @@ def fit_together(
     """Trains one model on `vision.processes` processes; see `darla.vision.pretrain.fit_model`.
 
     A process that dies is started again with all others, from the last checkpoint, up to three
-    times.
+    times; an error of ours would only come again, and ends the training.
 
     Args:
         config: Whole configuration.
@@ -47,19 +55,26 @@ def fit_together(
         ConfigError: As in `check_batches`.
         DarlaError: A process failed; the message says how.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    vision = config.vision
+    from darla.vision.pretrain import optimisation_of, stage_of
+
+    vision, stage = config.vision, stage_of(name)
     check_batches(config)
     books = run.path.resolve() / _FOLDER
     work = {
         "config": config.model_dump(mode="json"),
         "run": str(run.path.resolve()),
         "name": name,
-        "quiet": quiet,
     }
-    with ray_session(config.ray):
+    images = optimisation_of(config, name).images
+    progress = Progress(f"train {stage}", images, "images", quiet=quiet)
+    with (
+        ray_session(config.ray),
+        progress,
+        _followed(run.vision / "metrics.jsonl", stage, progress),
+    ):
         trainer = TorchTrainer(
             _fit_on_rank,
             train_loop_config=work,
@@ -71,18 +86,21 @@ def fit_together(
             run_config=RunConfig(
                 name=name,
                 storage_path=str(books),
-                failure_config=FailureConfig(max_failures=RESTARTS),
             ),
         )
-        try:
-            trainer.fit()
-        except Exception as error:  # Ray Train wraps whatever a process raised
-            raise DarlaError(
-                f"training '{name}' on {vision.processes} processes failed: "
-                f"{first_line(_cause(error))}"
-            ) from error
-        finally:
-            shutil.rmtree(books, ignore_errors=True)
+        for attempt in range(RESTARTS + 1):
+            try:
+                trainer.fit()
+                return
+            except Exception as error:  # Ray Train wraps whatever a process raised
+                cause = _cause(error)
+                if isinstance(cause, DarlaError) or attempt == RESTARTS:
+                    raise DarlaError(
+                        f"training '{name}' on {vision.processes} processes failed: "
+                        f"{first_line(cause)}"
+                    ) from error
+            finally:
+                shutil.rmtree(books, ignore_errors=True)
 
 
 def check_batches(config: Config) -> None:
@@ -101,6 +119,31 @@ def check_batches(config: Config) -> None:
                 f"least {vision.processes * parts} pictures; those of '{name}' have "
                 f"{optimisation.batch}"
             )
+
+
+@contextmanager
+def _followed(metrics: Path, stage: str, progress: Progress) -> Iterator[None]:
+    """Shows meanwhile what the first process writes into the metrics."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        last = False
+        while not last:
+            last = ended.wait(_FOLLOW_SECONDS)
+            try:
+                rows = [row for row in read_jsonl(metrics) if row["model"] == stage]
+            except DarlaError:  # it is not there yet, or a line is being written
+                continue
+            if rows:
+                progress.update(rows[-1]["images"], loss=rows[-1]["loss"])
+
+    thread = threading.Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _cause(error: Exception) -> Exception:
@@ -122,4 +165,4 @@ def _fit_on_rank(work: dict[str, Any]) -> None:
     pictures = load_pictures(run.frames, "train", get_device(), config.vision.pictures)
     validation = load_frames(run.frames, "validation")
     with torch_threads(1):
-        fit_model(config, run, work["name"], pictures, validation, quiet=work["quiet"], rank=rank)
+        fit_model(config, run, work["name"], pictures, validation, quiet=True, rank=rank)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
+import psutil
 import pytest
 import torch
 
@@ -24,10 +29,15 @@ def variant(run: RunDirectory, name: str, **vision: object) -> RunDirectory:
     return other
 
 
-def test_two_processes_are_one_with_two_parts(run: RunDirectory) -> None:
+def test_two_processes_are_one_with_two_parts(run: RunDirectory, capsys) -> None:
     one = variant(run, "one", parts=2)
     two = variant(run, "two", parts=1, processes=2, pictures="disk")
-    assert train_vision(one.config, one, quiet=True) == train_vision(two.config, two, quiet=True)
+    report = train_vision(one.config, one, quiet=True)
+    assert "train dae" not in capsys.readouterr().err
+    assert train_vision(two.config, two) == report
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train dae")]
+    assert shown[0] == "train dae: starts, 640 images in all"
+    assert shown[-1].startswith("train dae: done, 640 of 640 images") and ", loss " in shown[-1]
     weights, others = (load_tensors(weights_file(each, "dae"))[0] for each in (one, two))
     assert all((weights[name] == others[name]).all() for name in weights)
     rows, others = (read_jsonl(each.vision / "metrics.jsonl") for each in (one, two))
@@ -35,6 +45,35 @@ def test_two_processes_are_one_with_two_parts(run: RunDirectory) -> None:
     assert {path.name for path in two.vision.iterdir()} == {p.name for p in one.vision.iterdir()}
     assert not (two.path / ".ray-train").exists()
     assert two.status()["stages"]["dae"]["finished"]
+
+
+@pytest.mark.skipif(
+    "DARLA_TEST_FAULTS" not in os.environ, reason="slow; DARLA_TEST_FAULTS=1 runs it"
+)
+def test_a_process_that_is_killed_changes_no_bit(run: RunDirectory) -> None:
+    dae = run.config.vision.dae.model_dump(mode="json")
+    dae["optimisation"]["images"] = 16_000
+    one = variant(run, "one", parts=2, dae=dae)
+    two = variant(run, "two", parts=1, processes=2, dae=dae)
+    killer = threading.Thread(target=kill_a_process_after, args=(3_000, two), daemon=True)
+    killer.start()
+    train_vision(two.config, two, quiet=True)
+    killer.join(1.0)
+    assert not killer.is_alive(), "nothing was killed"
+    train_vision(one.config, one, quiet=True)
+    weights, others = (load_tensors(weights_file(each, "dae"))[0] for each in (one, two))
+    assert all((weights[name] == others[name]).all() for name in weights)
+    rows, others = (read_jsonl(each.vision / "metrics.jsonl") for each in (one, two))
+    assert rows == others
+
+
+def kill_a_process_after(images: int, run: RunDirectory) -> None:
+    """Waits until a model has seen so many images, and kills one of the processes."""
+    metrics = run.vision / "metrics.jsonl"
+    while not metrics.exists() or len(read_jsonl(metrics)) < images // 160:
+        time.sleep(0.2)
+    named = (p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"])
+    next(p for p in named if "RayTrainWorker" in p.info["cmdline"][0]).kill()
 
 
 def test_a_batch_must_have_a_picture_for_every_part(run: RunDirectory) -> None:

@@ -67,6 +67,7 @@ class A3CPolicy(Policy):
 
     algorithm = "a3c"
     preference = "probability"
+    stochastic = True
     network_class: ClassVar[type[ActorCritic]] = ActorCritic
 
     def __init__(self, actions: Actions, network: ActorCritic, perception_fingerprint: str) -> None:

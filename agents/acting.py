@@ -193,7 +193,7 @@ class Game:
         self._domain = np.array(self.info["domain"])
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
         self._played = np.zeros(count, int)
-        self._reached = np.zeros(count, bool) if "success" in self.info else None
+        self._reached, self._told = np.zeros(count, bool), "success" in self.info
 
     def step(self, observations: np.ndarray | None, epsilon: float) -> None:
         """Takes one decision in every sub-environment that is active.
@@ -219,11 +219,12 @@ class Game:
     def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         self._returns += rewards
         self._lengths += 1
-        if self._reached is not None:
-            last = self.info["final_info"]["success"] if ended.any() else ended
-            self._reached |= np.where(ended, last, self.info["success"])
+        last = self.info.get("final_info", {})
+        self._told = self._told or "success" in self.info or "success" in last
+        now, then = (np.asarray(info.get("success", False), bool) for info in (self.info, last))
+        self._reached |= np.where(ended, then, now)
         for i in np.flatnonzero(ended & self.active).tolist():
-            success = None if self._reached is None else bool(self._reached[i])
+            success = bool(self._reached[i]) if self._told else None
             self._episodes.append(
                 Episode(
                     domain=int(self._domain[i]),
@@ -236,8 +237,7 @@ class Game:
                 )
             )
         self._played += ended
-        if self._reached is not None:
-            self._reached &= ~ended
+        self._reached &= ~ended
         self._returns[ended], self._lengths[ended] = 0.0, 0
         self._memory = np.where(ended[:, None], np.float32(0), self._memory)
         self._domain = np.array(self.info["domain"])

@@ -279,6 +279,10 @@ class DQNTrainer(LockstepTrainer):
         """Appends the steps to the replay."""
         self.replay.insert(steps)
 
+    def part(self, streams: np.ndarray) -> None:
+        """See `LockstepTrainer`."""
+        self.replay.cut(streams)
+
     def epsilons(self, decisions: np.ndarray) -> np.ndarray:
         """See `LockstepTrainer`."""
         agents = self.config.agents

@@ -349,6 +349,10 @@ class OpenEpisodes:
         written, taken, returned = zip(*parts, strict=True)
         return np.concatenate(written), np.concatenate(taken), np.concatenate(returned)
 
+    def drop(self, streams: np.ndarray) -> None:
+        """Forgets the episodes of some environments, bool [B]."""
+        self.starts[streams] = len(self.actions)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns all decisions, and where in them each environment's episode starts."""
         return {
@@ -403,6 +407,10 @@ class EpisodicTrainer(LockstepTrainer):
         """See `LockstepTrainer`."""
         agents = self.config.agents
         return linear_epsilon(decisions, agents.decisions, agents.ec)
+
+    def part(self, streams: np.ndarray) -> None:
+        """See `LockstepTrainer`."""
+        self._open.drop(streams)
 
     def learn(self) -> None:
         """Does nothing: an episode is written when it has been taken, in milliseconds."""

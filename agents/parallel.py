@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from agents.cells import Cell
-from darla.cluster import RESTARTS, first_line, ray_session, reservation
+from darla.cluster import RESTARTS, first_line, ray_session, reservation, say_if_too_small
 from darla.config import Config
 from darla.errors import ConfigError, DarlaError
 from darla.progress import Progress
@@ -100,6 +100,7 @@ def _slots(config: Config) -> int:
             f"a cell reserves {needed:g} CPUs and this machine has {there:g}; give a smaller "
             "ray.workers or ray.cpus_per_worker"
         )
+    say_if_too_small(needed, "ray.workers")
     return max(1, int(there / needed))
 
 

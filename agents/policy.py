@@ -84,11 +84,13 @@ class Policy(ABC):
     Attributes:
         algorithm: its name.
         preference: what `preferences` returns, 'action value' or 'probability'.
+        stochastic: whether `choose` draws numbers.
         memory_size: numbers that it remembers from one decision to the next; 0 for most policies.
     """
 
     algorithm: ClassVar[str]
     preference: ClassVar[str]
+    stochastic: ClassVar[bool] = False
     memory_size: int = 0
 
     def __init__(self, actions: Actions, perception_fingerprint: str) -> None:
@@ -122,7 +124,7 @@ class Policy(ABC):
         """
         explore = rng.random(len(observations)) < epsilon
         random = self.actions.sample(rng, len(observations))
-        if explore.all() and not self.memory_size:
+        if explore.all() and not self.memory_size and not self.stochastic:
             return random, memory
         chosen, memory = self.choose(observations, memory, rng)
         return np.where(

@@ -20,7 +20,16 @@ import ray
 from agents.acting import Episode, spread
 from agents.policy import Actions, Policy
 from agents.seeding import derive
-from agents.worker import Chunk, Digest, EnvironmentFactory, Worker, WorkerState, call
+from agents.worker import (
+    Chunk,
+    Digest,
+    EnvironmentFactory,
+    NotBegunError,
+    Worker,
+    WorkerState,
+    call,
+)
+from darla.cluster import raised_by, say_if_too_small
 from darla.config import RayConfig
 from darla.errors import DarlaError
 from envs.domains import Domain
@@ -55,6 +64,7 @@ class WorkerPool:
         choose_backend()  # RLlib imports MuJoCo
         from ray.rllib.utils import actor_manager
 
+        say_if_too_small(config.workers * config.cpus_per_worker, "ray.workers")
         # A worker's death is reported here, in one line; the manager's own report is a page.
         actor_manager.logger.setLevel(logging.CRITICAL)
         self.config = config
@@ -251,10 +261,10 @@ class WorkerPool:
                 self._failures[index] = 0
                 if isinstance(answer, Chunk):
                     self._states[index] = answer.state
-            elif isinstance(answer, ray.exceptions.RayTaskError):
+            elif isinstance(answer, ray.exceptions.RayTaskError) and not _forgot(answer):
                 del self._requests[index, name]
                 self._manager.set_actor_state(index, healthy=True)
-                raise _cause(answer)
+                raise raised_by(answer)
             else:
                 died[index] = answer
         for index, error in died.items():
@@ -314,7 +324,7 @@ class WorkerPool:
         try:
             ray.get(self._catch_up(index, pending))
         except ray.exceptions.RayTaskError as failure:
-            raise _cause(failure) from error
+            raise raised_by(failure) from error
         except ray.exceptions.RayError as failure:
             self._manager.set_actor_state(index, healthy=False)
             self._revive(index, failure)
@@ -335,6 +345,6 @@ class WorkerPool:
         return calls
 
 
-def _cause(error: ray.exceptions.RayTaskError) -> Exception:
-    """Returns what a worker raised: an error of ours as it was, any other with its trace."""
-    return error.cause if isinstance(error.cause, DarlaError) else error
+def _forgot(error: ray.exceptions.RayTaskError) -> bool:
+    """Whether a worker has died unnoticed, while it was idle, and Ray has started it again."""
+    return isinstance(error.cause, NotBegunError)

@@ -169,6 +169,23 @@ class Replay:
         if completed[1] > completed[0]:
             self._complete(*completed)
 
+    def cut(self, streams: np.ndarray) -> None:
+        """Cuts the open episodes of some environments off after their last decision.
+
+        What followed it is not known: the observation that it was taken on stands for that. Shards
+        that were written before keep the episode open.
+
+        Args:
+            streams: which, bool [B].
+        """
+        if self.head == self.tail:
+            return
+        row = (self.head - 1) % self.slots
+        open_ones = np.flatnonzero(streams & (self._ends[row] == _RUNNING))
+        self._ends[row, open_ones] = _TRUNCATED
+        places = row * self.streams + open_ones
+        self._insert_finals(places, self._observations[torch.from_numpy(places)].numpy())
+
     def sample(self, count: int, rng: np.random.Generator) -> Batch:
         """Draws transitions uniformly, with replacement.
 

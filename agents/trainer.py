@@ -299,10 +299,16 @@ class Trainer(ABC):
     def _check_figures(self) -> None:
         for name, total in self.figures.sums.items():
             if not math.isfinite(total):
+                section = getattr(self.config.agents, self.cell.algorithm)
+                advice = (
+                    f"the training has diverged (give a smaller agents.{self.cell.algorithm}."
+                    f"learning_rate than {section.learning_rate:g}, with another name=...), or "
+                    if hasattr(section, "learning_rate")
+                    else ""
+                )
                 raise DivergenceError(
-                    f"{self.cell}: {name} is {total} after {self.decisions:,} decisions: the "
-                    "training has diverged, or a reward was no number; in the first case give a "
-                    f"smaller agents.{self.cell.algorithm}.learning_rate, with another name=..."
+                    f"{self.cell}: {name} is {total} after {self.decisions:,} decisions: "
+                    f"{advice}a reward was no number"
                 )
 
     def _add_row(
@@ -345,6 +351,10 @@ class LockstepTrainer(Trainer):
         """Takes the steps of all environments in a round."""
 
     @abstractmethod
+    def part(self, streams: np.ndarray) -> None:
+        """Forgets the open episodes of some environments, bool [B]: they go on with new ones."""
+
+    @abstractmethod
     def epsilons(self, decisions: np.ndarray) -> np.ndarray:
         """Returns the share of random actions after so many decisions, float64 of their shape."""
 
@@ -361,6 +371,9 @@ class LockstepTrainer(Trainer):
         """See `Trainer`."""
         chunks = self.pool.collect("sample")
         if chunks:
+            parted = np.array([chunk.parted for chunk in chunks])
+            if parted.any():
+                self.part(parted.repeat(self.pool.config.envs_per_worker))
             self.insert(merge([chunk.content for chunk in chunks]))
         for chunk in chunks:
             self.count(chunk)

@@ -75,12 +75,19 @@ class Chunk(NamedTuple):
         decisions: T * B.
         returns: returns of the episodes that ended in them.
         state: the worker's state after them.
+        parted: whether all its episodes began with these steps, and those of the chunk before never
+            ended: its environments could not go on from where they were.
     """
 
     content: Any
     decisions: int
     returns: list[float]
     state: WorkerState
+    parted: bool = False
+
+
+class NotBegunError(RuntimeError):
+    """A worker was asked to go on with what it knows nothing of: Ray has started it again."""
 
 
 class Worker:
@@ -96,6 +103,9 @@ class Worker:
             torch.set_num_threads(threads)
         self._factory = factory
         self._vectors: dict[tuple, VectorEnv] = {}
+        self._vector: VectorEnv | None = None
+        self._policy: Policy | None = None
+        self._parted = False
 
     def begin(
         self, perception: Perception, domains: Sequence[Domain], num_envs: int, seed: int
@@ -116,22 +126,33 @@ class Worker:
         """
         self._perception = perception
         render = perception.needs == "frames"
-        self._vector = self._factory(domains, num_envs, seed=derive(seed, "layouts"), render=render)
+        vector = self._factory(domains, num_envs, seed=derive(seed, "layouts"), render=render)
         self._rng = numpy_generator(seed, "exploration")
-        frames, info = self._vector.reset(seed=derive(seed, "layouts"))
+        frames, info = vector.reset(seed=derive(seed, "layouts"))
         self._observations = observe(perception, frames, info)
         self._returns = np.zeros(num_envs)
-        return Actions.of(self._vector.single_action_space)
+        self._vector, self._policy, self._parted = vector, None, False
+        return Actions.of(vector.single_action_space)
 
     def adopt(self, policy: Policy, digest: Digest | None = None) -> None:
-        """Takes a copy of a policy to act with, and what to make of rollouts."""
-        self._policy, self._digest = policy, digest
-        self._memory = policy.start(self._vector.num_envs)
+        """Takes a copy of a policy to act with, and what to make of rollouts.
+
+        Raises:
+            NotBegunError: no training has begun here.
+        """
+        self._digest = digest
+        self._memory = policy.start(self._begun().num_envs)
+        self._policy = policy
 
     def sample(self, message: Any, epsilons: np.ndarray) -> Chunk:
-        """Updates its policy and steps all training environments once per entry of `epsilons`."""
-        self._policy.update(message)
-        size = (len(epsilons), self._vector.num_envs)
+        """Updates its policy and steps all training environments once per entry of `epsilons`.
+
+        Raises:
+            NotBegunError: no training has begun here.
+        """
+        vector, policy = self._begun(), self._adopted()
+        policy.update(message)
+        size = (len(epsilons), vector.num_envs)
         observations = np.empty((*size, *self._observations.shape[1:]), self._observations.dtype)
         actions: list[np.ndarray] = []
         rewards = np.empty(size, np.float32)
@@ -141,11 +162,11 @@ class Worker:
         memory = self._memory
         for t, epsilon in enumerate(epsilons):
             observations[t] = self._observations
-            chosen, self._memory = self._policy.act(
+            chosen, self._memory = policy.act(
                 self._observations, self._memory, epsilon=epsilon, rng=self._rng
             )
             actions.append(chosen)
-            frames, rewards[t], terminated[t], cut, info = self._vector.step(chosen)
+            frames, rewards[t], terminated[t], cut, info = vector.step(chosen)
             truncated[t] = cut & ~terminated[t]
             if truncated[t].any():
                 finals.append(observe_final(self._perception, info, truncated[t]))
@@ -154,7 +175,7 @@ class Worker:
             ended = terminated[t] | truncated[t]
             returns += self._returns[ended].tolist()
             self._returns[ended] = 0.0
-            if self._policy.memory_size and ended.any():
+            if policy.memory_size and ended.any():
                 self._memory = np.where(ended[:, None], np.float32(0), self._memory)
         steps = Steps(
             observations, np.stack(actions), rewards, terminated, truncated, np.concatenate(finals)
@@ -162,8 +183,9 @@ class Worker:
         content: Any = steps
         if self._digest is not None:
             rollout = Rollout(steps, memory, self._observations, self._memory)
-            content = self._digest(self._policy, rollout, self._rng)
-        return Chunk(content, rewards.size, returns, self.state())
+            content = self._digest(policy, rollout, self._rng)
+        parted, self._parted = self._parted, False
+        return Chunk(content, rewards.size, returns, self.state(), parted)
 
     def evaluate(
         self,
@@ -198,35 +220,64 @@ class Worker:
         return [game.finished for game in games]
 
     def state(self) -> WorkerState:
-        """Returns where the training stands."""
+        """Returns where the training stands.
+
+        Raises:
+            NotBegunError: no training has begun here.
+        """
+        vector = self._begun()
         arrays = {
             "observations": self._observations,
             "returns": self._returns.copy(),
             "memory": self._memory,
         }
-        if hasattr(self._vector, "state_dict"):
-            arrays |= {f"env.{name}": array for name, array in self._vector.state_dict().items()}
+        if hasattr(vector, "state_dict"):
+            arrays |= {f"env.{name}": array for name, array in vector.state_dict().items()}
         return WorkerState(arrays, self._rng.bit_generator.state)
 
     def digest_state(self) -> dict[str, np.ndarray]:
-        """Returns what the digest keeps."""
+        """Returns what the digest keeps.
+
+        Raises:
+            NotBegunError: no training has begun here.
+        """
+        self._adopted()
         return {} if self._digest is None else self._digest.state()
 
     def load(self, state: WorkerState, digest_state: dict[str, np.ndarray] | None = None) -> None:
         """Continues from what `state` returned, after `begin` and `adopt`.
 
-        Environments that cannot restore their state start new episodes instead.
+        Environments that cannot restore their state start new episodes instead: the next chunk says
+        so, and what the digest kept of the old ones is dropped.
+
+        Raises:
+            NotBegunError: no training has begun here.
         """
+        vector, _ = self._begun(), self._adopted()
         arrays, self._rng.bit_generator.state = state
         inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
-        if inner:
-            # Ray's arrays are read-only.
-            self._vector.load_state_dict({k: v.copy() for k, v in inner.items()})  # type: ignore[attr-defined]
-            self._observations = arrays["observations"].copy()
-            self._returns = arrays["returns"].copy()
-            self._memory = arrays["memory"].copy()
+        self._parted = not inner
+        if not inner:
+            return
+        # Ray's arrays are read-only.
+        vector.load_state_dict({k: v.copy() for k, v in inner.items()})  # type: ignore[attr-defined]
+        self._observations = arrays["observations"].copy()
+        self._returns = arrays["returns"].copy()
+        self._memory = arrays["memory"].copy()
         if digest_state and self._digest is not None:
             self._digest.load(digest_state)
+
+    def _begun(self) -> VectorEnv:
+        """Returns the training environments."""
+        if self._vector is None:
+            raise NotBegunError("no training has begun here")
+        return self._vector
+
+    def _adopted(self) -> Policy:
+        """Returns the policy that acts in training."""
+        if self._policy is None:
+            raise NotBegunError("no policy has been adopted here")
+        return self._policy
 
     # What `ray.rllib.utils.actor_manager.FaultTolerantActorManager` asks of an actor.
 

@@ -6,11 +6,12 @@ import logging
 import math
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from darla.config import RayConfig
-from darla.errors import DependencyError
+from darla.errors import DarlaError, DependencyError
 
 RESTARTS = 3
 """How often a trial or training whose process or machine is lost is started again."""
@@ -157,6 +158,33 @@ def refused(where: str) -> str:
         f"the Ray cluster at {where} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to "
         "that of the cluster"
     )
+
+
+def say_if_too_small(cpus: float, setting: str) -> None:
+    """Says that work waits for nodes, where the cluster has fewer CPUs than it reserves.
+
+    Ray itself waits without a word, since a cluster may grow.
+
+    Args:
+        cpus: what the work reserves.
+        setting: what to give less of.
+    """
+    import ray
+
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if cpus > there:
+        print(
+            f"waiting for nodes: {cpus:g} CPUs are reserved and the cluster has {there:g}; add "
+            f"nodes, or stop and give a smaller {setting} or ray.cpus_per_worker",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def raised_by(error: Exception) -> Exception:
+    """Returns what a task raised: an error of ours as it was, any other with its remote trace."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, DarlaError) else error
 
 
 def first_line(error: Exception) -> str:

@@ -223,7 +223,7 @@ def collect_frames(
     """
     import ray
 
-    from darla.cluster import ray_session
+    from darla.cluster import raised_by, ray_session, say_if_too_small
 
     run.start("frames")
     suite = suite_of(config)
@@ -237,6 +237,7 @@ def collect_frames(
         progress.update(done)
         if missing:
             with ray_session(config.ray):
+                say_if_too_small(config.ray.cpus_per_worker, "ray.workers")
                 task = ray.remote(num_cpus=config.ray.cpus_per_worker)(_collect_shard)
                 walks = ray.put(make_walker)
                 pending = {
@@ -245,7 +246,10 @@ def collect_frames(
                 }
                 while pending:
                     (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-                    ray.get(ready)
+                    try:
+                        ray.get(ready)
+                    except ray.exceptions.RayTaskError as error:
+                        raise raised_by(error) from error
                     done += pending.pop(ready)
                     progress.update(done)
     facts = _facts(folder, shards, domains)

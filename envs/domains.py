@@ -128,7 +128,7 @@ class World:
             if factor.default is None:
                 words.append(str(value))
             elif value != factor.default:
-                words.append(f"{factor.name}={value if isinstance(value, str) else f'{value:g}'}")
+                words.append(f"{factor.name}={_text(value)}")
         return Domain(self.name, tuple(chosen), "/".join(words))
 
     def parse(self, text: str) -> Domain:
@@ -142,8 +142,9 @@ class World:
             raise DomainError(f"domain '{text}' is not of world '{self.name}'")
         required = [factor.name for factor in self.factors if factor.default is None]
         if len(words) < len(required):
+            needed = (factor for factor in self.factors if factor.default is None)
             example = "/".join(
-                [self.name, *(f.choices[0] for f in self.factors if f.default is None)]
+                [self.name, *(f.choices[0] if f.choices else str(f.low) for f in needed)]
             )
             raise DomainError(f"domain '{text}' is too short, an example is '{example}'")
         values: dict[str, Value] = dict(zip(required, words, strict=False))
@@ -153,6 +154,14 @@ class World:
                 raise DomainError(f"in domain '{text}', '{word}' is not of the form factor=value")
             values[name] = value
         return self.domain(**values)
+
+
+def _text(value: Value) -> str:
+    """A value as it stands in an id: a number in as few digits as lead back to it."""
+    if isinstance(value, str):
+        return value
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 @dataclass(frozen=True)

@@ -237,14 +237,19 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         frame, reward, terminated, truncated, info = self._running[i].step(action)
         self._actions[i].append(action)
         self._frames[i], self._infos[i] = frame, info
+        if self.world.state_size:
+            self._check_state(i)
         return float(reward), bool(terminated), bool(truncated)
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"domain": self._domain.copy()}
-        for key in self._infos[0].keys() - info.keys():
-            values = [np.asarray(own.get(key)) for own in self._infos]
-            if len({value.shape for value in values}) == 1 and values[0].dtype.kind in "biuf":
-                info[key] = np.stack(values)
+        for key in set().union(*self._infos) - info.keys():
+            told = [np.asarray(own[key]) for own in self._infos if key in own]
+            if len({value.shape for value in told}) == 1 and all(
+                value.dtype.kind in "biuf" for value in told
+            ):
+                nothing = np.zeros_like(told[0])
+                info[key] = np.stack([own.get(key, nothing) for own in self._infos])
         if self.world.state_size:
             info["state"] = info["state"].astype(np.float32)
         return info

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from agents.a3c import A3CPolicy
 from agents.acting import observe, observe_final, play_episodes
+from agents.actor_critic import ActorCritic
 from agents.dqn import QPolicy
 from agents.networks import QNetwork
+from agents.policy import Actions
 from agents.worker import Worker
 from darla.errors import FingerprintError
 from tests.toys import COLUMNS, PIXELS, ROWS, Catch, toy_perception
@@ -56,6 +59,16 @@ def test_the_generator_advances_equally_whatever_epsilon_is():
     latents = np.zeros((5, 4), np.float32)
     generators = [np.random.default_rng(0) for _ in range(3)]
     for epsilon, rng in zip((0.0, 0.5, 1.0), generators, strict=True):
+        policy.act(latents, policy.start(5), epsilon=epsilon, rng=rng)
+    assert len({rng.random() for rng in generators}) == 1
+
+
+def test_a_policy_that_draws_its_actions_draws_as_many_at_epsilon_1():
+    actions, latents = Actions((3,)), np.zeros((5, 4), np.float32)
+    network = ActorCritic((4,), (3,), (8,), 0, torch.Generator().manual_seed(0))
+    policy = A3CPolicy(actions, network, "0" * 64)
+    generators = [np.random.default_rng(0) for _ in range(2)]
+    for epsilon, rng in zip((0.0, 1.0), generators, strict=True):
         policy.act(latents, policy.start(5), epsilon=epsilon, rng=rng)
     assert len({rng.random() for rng in generators}) == 1
 
@@ -168,6 +181,22 @@ class TestPlayEpisodes:
         assert all(e.success for e in drifting if e.return_ == 1.0)
         assert any(e.success for e in drifting if e.return_ == -1.0)
         assert {e.success for e in self.play(None, 1)} == {None}
+
+    @pytest.mark.parametrize("one", [1, 1.0, np.int64(1)])
+    def test_success_may_be_a_number_and_be_told_late(self, one):
+        class Late(Catch):
+            """Tells of success where there is one, and nothing when it is reset."""
+
+            def step(self, actions):
+                *rest, info = super().step(actions)
+                if "final_info" in info:
+                    caught = rest[1] > 0
+                    info["final_info"]["success"] = caught * np.full(self.num_envs, one)
+                return *rest, info
+
+        played = self.play(None, 5, vector=Late(DOMAINS, 4, seed=0))
+        assert {e.success for e in played} == {True, False}
+        assert all(e.success == (e.return_ == 1.0) for e in played)
 
     def test_a_policy_refuses_another_perception(self):
         policy = new_policy(toy_perception(version=1))

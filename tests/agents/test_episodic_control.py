@@ -21,6 +21,7 @@ from agents.episodic_control import (
     fingerprints,
 )
 from agents.policy import Actions
+from agents.pool import WorkerPool
 from agents.replay import Steps
 from agents.training import train
 from darla.config import Config, EpisodicControlConfig
@@ -28,7 +29,7 @@ from darla.errors import ConfigError, CorruptFileError
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors
 from tests.agents.toy_training import DOMAINS, toy_config, train_toy
-from tests.toys import Catch, toy_perception
+from tests.toys import ROWS, Catch, NoState, toy_perception
 
 CELL = Cell("ec", "factors", 0)
 SETTINGS = {"neighbours": 2, "capacity": 100, "projection": 8, "seed": 0}
@@ -228,6 +229,17 @@ class TestOpenEpisodes:
         assert len(opened.insert(third.observations, third)[0]) == 5
         assert opened.starts.tolist() == [0, 2] and len(opened.actions) == 2
 
+    def test_a_dropped_episode_is_never_written(self):
+        opened = OpenEpisodes(2, 1, 0.5)
+        nothing = np.zeros((2, 2))
+        first = self.steps([[1, 1], [2, 2]], nothing, nothing)
+        opened.insert(first.observations, first)
+        opened.drop(np.array([True, False]))
+        last = self.steps([[4, 4]], [[1, 1]], [[0, 0]])
+        _, actions, returns = opened.insert(last.observations, last)
+        assert actions.tolist() == [0, 1, 3, 1] and returns.tolist() == [4.0, 4.0, 4.0, 3.0]
+        assert len(opened.actions) == 0
+
     def test_those_of_other_environments_are_refused(self):
         with pytest.raises(ValueError, match="other environments"):
             OpenEpisodes(2, 1, 0.5).load(OpenEpisodes(3, 1, 0.5).arrays())
@@ -337,6 +349,32 @@ class TestTraining:
         train_toy(config, toy_pool, cell=CELL)
         assert toy_pool.restarts == restarts + 1
         assert tables(config) == tables(reference[0])
+
+    def test_environments_without_a_state_never_join_two_episodes(
+        self, cluster, tmp_path, monkeypatch
+    ):
+        config, written = ec_config(tmp_path), []
+        with WorkerPool(config.ray, NoState) as pool:
+            insert, take = OpenEpisodes.insert, EpisodicTrainer.take
+            left = iter(range(12))
+
+            def insert_and_note(opened, keys, steps):
+                entries = insert(opened, keys, steps)
+                written.append((len(entries[1]), int(steps.terminated.sum())))
+                return entries
+
+            def take_or_stop(trainer):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                take(trainer)
+
+            monkeypatch.setattr(OpenEpisodes, "insert", insert_and_note)
+            monkeypatch.setattr(EpisodicTrainer, "take", take_or_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train_toy(config, pool, cell=CELL)
+            monkeypatch.setattr(EpisodicTrainer, "take", take)
+            train_toy(config, pool, cell=CELL)
+        assert all(rows == episodes * (ROWS - 1) for rows, episodes in written)
 
     def test_a_damaged_checkpoint_is_named(self, toy_pool, tmp_path, monkeypatch):
         config, left = ec_config(tmp_path), iter(range(8))

@@ -110,6 +110,29 @@ def test_sampling_is_uniform_and_follows_its_generator():
     assert torch.equal(drawn, replay.sample(21_000, np.random.default_rng(1)).s_tm1)
 
 
+def test_after_a_cut_no_transition_reaches_over_it():
+    rng = np.random.default_rng(0)
+    first, second = random_steps(rng, 8), random_steps(rng, 8, first=8)
+    last = first.terminated[-1] | first.truncated[-1]
+    chosen = np.arange(STREAMS) != 0
+    replay, history = new_replay(), joined([first, second])
+    replay.cut(chosen)  # of an empty replay: nothing
+    replay.insert(first)
+    replay.cut(chosen)
+    replay.insert(second)
+    history.truncated[7] |= chosen & ~last
+    assert (chosen & ~last).any(), "or nothing was cut"
+    batch = everything(replay)
+    for row, (slot, stream) in enumerate(batch.s_tm1.int().tolist()):
+        total, weight, following = expected_transition(history, slot, stream, 3, 0.9)
+        if following == (-8.0, -1.0 - stream) and not first.truncated[7, stream]:
+            following = (7.0, float(stream))  # the last observation that is known
+        assert batch.r_t[row].item() == pytest.approx(total, abs=1e-5)
+        assert batch.discount_t[row].item() == pytest.approx(weight)
+        if following is not None:
+            assert batch.s_t[row].tolist() == list(following)
+
+
 def test_an_empty_replay_cannot_be_sampled():
     replay = new_replay()
     replay.insert(random_steps(np.random.default_rng(0), replay.n_step))

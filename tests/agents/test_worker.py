@@ -5,7 +5,7 @@ import torch
 from agents.dqn import QPolicy
 from agents.networks import QNetwork
 from agents.policy import Actions
-from agents.worker import Rollout, Worker
+from agents.worker import NotBegunError, Rollout, Worker
 from tests.toys import ROWS, Catch, NoState, toy_perception
 
 DOMAINS = ("first", "second")
@@ -117,6 +117,32 @@ def test_environments_without_a_state_start_new_episodes():
     )
     assert np.array_equal(steps.actions, other.actions)
     assert (other.observations[0, :, 1] == 0).all() and (steps.observations[0, :, 1] > 0).all()
+
+
+def test_new_episodes_are_announced_once_and_the_digest_forgets_the_old():
+    worker, policy = begun(NoState, digest=Counting())
+    assert not sample(worker, policy, np.ones(2)).parted
+    worker.load(worker.state(), worker.digest_state())
+    assert sample(worker, policy, np.ones(2)).parted
+    assert not sample(worker, policy, np.ones(2)).parted
+    other, _ = begun(NoState, digest=Counting())
+    other.load(worker.state(), worker.digest_state())
+    assert other.digest_state()["seen"] == 0
+    kept, _ = begun(digest=Counting())
+    kept.load(begun()[0].state(), {"seen": np.full(1, 5.0)})
+    assert kept.digest_state()["seen"] == 5 and not sample(kept, policy, np.ones(2)).parted
+
+
+@pytest.mark.parametrize("method", ["adopt", "sample", "state", "digest_state", "load"])
+def test_a_worker_that_was_started_again_knows_of_no_training(method):
+    worker, policy = begun()
+    arguments = {
+        "adopt": (policy,),
+        "sample": (policy.network.weights(), np.ones(2)),
+        "load": (worker.state(),),
+    }
+    with pytest.raises(NotBegunError):
+        getattr(Worker(Catch), method)(*arguments.get(method, ()))
 
 
 def test_rendering_is_asked_for_only_where_frames_are_seen():

@@ -131,6 +131,15 @@ with ray_session(RayConfig()):
 """
 
 
+def test_what_a_cluster_has_no_room_for_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
+    cluster.say_if_too_small(3.0, "ray.workers")
+    assert capsys.readouterr().err == ""
+    cluster.say_if_too_small(16.0, "ray.workers")
+    said = capsys.readouterr().err
+    assert "16 CPUs are reserved and the cluster has 3" in said and "smaller ray.workers" in said
+
+
 def test_nothing_of_a_local_cluster_listens_beyond_this_machine():
     done = run(LISTENERS)
     listening = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]

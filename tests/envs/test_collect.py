@@ -9,10 +9,11 @@ import pytest
 from gymnasium.spaces import Discrete, MultiDiscrete
 
 from darla.config import Config
-from darla.errors import CorruptFileError
+from darla.errors import ConfigError, CorruptFileError
 from darla.frames import load_frames, shard_path
 from darla.rundir import RunDirectory
 from darla.storage import read_json
+from envs import registry
 from envs.collect import (
     ROOMS,
     TURN_AWAY,
@@ -27,6 +28,28 @@ from envs.registry import get_suite
 DOMAINS = get_suite("lab").d_u
 NOTHING, ENDED = np.zeros((500, 0, 0, 3), np.uint8), np.zeros(500, bool)
 """What the explorer does not look at."""
+
+
+WRONG_SIZE = """
+import gymnasium, numpy
+from envs.domains import Factor, Suite, World
+from envs.registry import Simulator, register
+from envs.single import vector_of
+
+WORLD = World("wrong", (Factor("colour", None, "", ("red", "blue")),))
+RED, BLUE = WORLD.domain(colour="red"), WORLD.domain(colour="blue")
+
+class Large(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (48, 48, 3), numpy.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, domain, size, frame_skip):
+        pass
+
+suite = Suite("wrong", "too large", WORLD, d_u=(RED, BLUE), d_s=(RED,), d_t=(BLUE,))
+register(Simulator("wrong", vector_of(Large, WORLD), (suite,)))
+"""
+"""A user's world whose pictures have another size than the configuration says."""
 
 
 @pytest.fixture
@@ -142,6 +165,19 @@ def test_a_walker_learns_of_ends_and_its_stride_is_kept(fast: Config) -> None:
     assert len(walker.ended) == 41 * walker.stride
     assert walker.ended[0].all()
     assert np.sum(walker.ended[1:], axis=0).min() >= 2, "episodes of at most 60 decisions"
+
+
+def test_an_error_of_a_task_arrives_as_one_line(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(WRONG_SIZE)
+    environment = config.environment.model_copy(update={"id": "wrong", "plugin": str(plugin)})
+    config = config.model_copy(update={"environment": environment, "suite": "wrong"})
+    monkeypatch.setattr(registry, "_SIMULATORS", dict(registry.simulators()))
+    with pytest.raises(ConfigError) as caught:
+        collect_frames(config, RunDirectory.open(config), quiet=True)
+    assert "environment.size=32" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_frames_are_collected_resumed_and_described(config: Config) -> None:

@@ -40,6 +40,16 @@ def test_a_wrong_factor_says_what_is_allowed(values: dict, words: list[str]) -> 
         assert word in str(error.value)
 
 
+def test_numbers_of_many_digits_have_ids_of_their_own() -> None:
+    maze = World("maze", (Factor("level", None, "", high=1e9), Factor("light", 1.0, "", high=2.0)))
+    for level, light in ((1234567, 1 / 3), (1234568, 0.333333), (0.1, 1e-7)):
+        domain = maze.domain(level=level, light=light)
+        assert maze.parse(domain.id) == domain
+    assert maze.domain(level=3, light=0.5).id == "maze/3.0/light=0.5"
+    with pytest.raises(DomainError, match=r"an example is 'maze/0\.0'"):
+        maze.parse("maze")
+
+
 @pytest.mark.parametrize("text", ["lab", "lab/A", "jaco/A/hat-can", "lab/A/hat-can/bright"])
 def test_a_wrong_id_is_refused(text: str) -> None:
     with pytest.raises(DomainError):

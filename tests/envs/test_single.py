@@ -211,6 +211,31 @@ def test_a_ground_truth_that_is_not_as_promised_is_named() -> None:
         colours(world=more).reset()
 
 
+def test_a_ground_truth_must_come_with_every_step() -> None:
+    class Forgetful(Colours):
+        def _info(self) -> dict[str, Any]:
+            return super()._info() if self.steps == 0 else {}
+
+    vector = colours(make=Forgetful)
+    vector.reset()
+    with pytest.raises(ConfigError, match="give it in `reset` and `step`"):
+        vector.step(np.zeros((2, 2), int))
+
+
+def test_what_only_some_environments_tell_is_nothing_for_the_others() -> None:
+    class Proud(Colours):
+        def _info(self) -> dict[str, Any]:
+            proud = {"medal": np.ones(3), "word": "hurrah"} if self.domain == RED else {"word": 1}
+            return {**super()._info(), **proud}
+
+    vector = colours(6, make=Proud)
+    _, info = vector.reset()
+    red = info["domain"] == 0
+    assert red.any() and not red.all()
+    assert info["medal"].shape == (6, 3) and (info["medal"] == red[:, None]).all()
+    assert "word" not in info
+
+
 def test_a_domain_of_another_world_is_refused() -> None:
     make = vector_of(Colours, COLOURS)
     for domains, words in ((DOMAINS, "not of world 'colours'"), ((), "at least one domain")):

@@ -15,9 +15,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from agents.cells import Cell
-from darla.cluster import RESTARTS, first_line, ray_session, reservation, say_if_too_small
+from darla.cluster import RESTARTS, check_capacity, first_line, ray_session, reservation
 from darla.config import Config
-from darla.errors import ConfigError, DarlaError
+from darla.errors import DarlaError
 from darla.progress import Progress
 from darla.rundir import RunDirectory
 from darla.storage import read_jsonl
@@ -59,7 +59,7 @@ def train_parallel(
     failed: dict[str, str] = {}
     total = len(cells) * config.agents.decisions
     with ray_session(config.ray), Progress("training", total, "decisions", quiet=quiet) as progress:
-        slots = _slots(config)
+        slots = slots_of(config)
         waiting = list(cells)
         groups: dict[ray.ObjectRef, tuple[Cell, PlacementGroup]] = {}
         while waiting or groups:
@@ -91,17 +91,17 @@ def decisions_of(run: RunDirectory, cell: Cell) -> int:
     return int(rows[-1]["decisions"]) if rows else 0
 
 
-def _slots(config: Config) -> int:
-    """Returns how many cells the cluster has CPUs for at once."""
-    needed = sum(bundle["CPU"] for bundle in reservation(config.ray, LEARNER_CPUS))
-    there = ray.cluster_resources().get("CPU", 0.0)
-    if config.ray.address is None and needed > there:
-        raise ConfigError(
-            f"a cell reserves {needed:g} CPUs and this machine has {there:g}; give a smaller "
-            "ray.workers or ray.cpus_per_worker"
-        )
-    say_if_too_small(needed, "ray.workers")
-    return max(1, int(there / needed))
+def slots_of(config: Config) -> int:
+    """Returns how many cells the cluster has CPUs for at once; to be called in a Ray session.
+
+    Raises:
+        ConfigError: this machine has too few for a single one.
+    """
+    bundles = reservation(config.ray, LEARNER_CPUS)
+    smaller = "ray.cpus_per_worker, or with another name=... a smaller ray.workers"
+    check_capacity(config.ray, bundles, "a cell", smaller)
+    needed = sum(bundle["CPU"] for bundle in bundles)
+    return max(1, int(ray.cluster_resources().get("CPU", 0.0) / needed))
 
 
 def _start(config: Config, cell: Cell, work: Work) -> tuple[ray.ObjectRef, PlacementGroup]:

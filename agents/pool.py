@@ -29,7 +29,7 @@ from agents.worker import (
     WorkerState,
     call,
 )
-from darla.cluster import raised_by, say_if_too_small
+from darla.cluster import check_capacity, raised_by
 from darla.config import RayConfig
 from darla.errors import DarlaError
 from envs.domains import Domain
@@ -64,7 +64,8 @@ class WorkerPool:
         choose_backend()  # RLlib imports MuJoCo
         from ray.rllib.utils import actor_manager
 
-        say_if_too_small(config.workers * config.cpus_per_worker, "ray.workers")
+        reserved = [{"CPU": config.cpus_per_worker}] * config.workers
+        check_capacity(config, reserved, "ray.workers", "ray.cpus_per_worker or ray.workers")
         # A worker's death is reported here, in one line; the manager's own report is a page.
         actor_manager.logger.setLevel(logging.CRITICAL)
         self.config = config

@@ -1,7 +1,7 @@
 """Recorded episodes, in files that any viewer can read (docs/replay.md describes the format).
 
-A recording is an episode as `benchmarks.transfer` scores it, played again: the layout, the random
-actions and the batches are the same, so that the same policy does the same in it.
+A recording is an episode as `benchmarks.transfer` scores it, played again: layout and random
+actions are the same, so that the same policy does the same in it, but for the rounding of batches.
 """
 
 from __future__ import annotations

@@ -190,16 +190,24 @@ def curve_plot(curves: Sequence[Curve], title: str, *, floor: float | None = Non
             parts.append(rule(left, right, y(floor), "random policy"))
         ends = [curve.target.mean if curve.target else curve.mean[-1] for curve in curves]
         places = spread([y(end) for end in ends], 16, top, bottom)
-        for curve, place in zip(curves, places, strict=True):
+        names = [curve.label.split(" (")[0] for curve in curves]
+        if not wide:
+            names = _shortened(names)
+        for curve, place, name in zip(curves, places, names, strict=True):
             parts.append(_curve(curve, x, y, right + gutter / 2))
-            label = curve.label.split(" (")[0]
             parts.append(
                 f'<text class="series" style="fill:{colour(curve.key)}" x="{width - labels + 4}"'
-                f' y="{place + 4:.1f}">{escape(label if wide else label.split(",")[0])}</text>'
+                f' y="{place + 4:.1f}">{escape(name)}</text>'
             )
         return drawing(width, height, title, parts)
 
     return responsive(draw)
+
+
+def _shortened(labels: Sequence[str]) -> list[str]:
+    """Labels up to their comma, where that leaves them apart."""
+    short = [label.split(",")[0] for label in labels]
+    return [a if short.count(a) == 1 else b for a, b in zip(short, labels, strict=True)]
 
 
 def profile_plot(profiles: Sequence[Profile], thresholds: Sequence[float], title: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 from agents.algorithms import POLICY_FILE
 from agents.cells import Cell
-from benchmarks.scores import Score
+from benchmarks.scores import UNFINISHED, Score
 from benchmarks.sight import scalar
+from benchmarks.tiers import tier_of
 from darla.progress import duration
 from darla.rundir import RunDirectory
 from darla.storage import read_json, sha256_file, write_json
@@ -45,14 +46,26 @@ class Replay:
     link: str | None
 
 
-def commands_of(run: RunDirectory, status: Mapping[str, Any]) -> str:
-    """What to type for the same run, from a checkout of the project, one command a line."""
-    lines = []
+def commands_of(run: RunDirectory, status: Mapping[str, Any], protocols: Sequence[str] = ()) -> str:
+    """What to type for the same run, from a checkout of the project, one command a line.
+
+    Args:
+        run: The run.
+        status: Its status.
+        protocols: Other suites that it was scored on.
+    """
     commit = (status.get("git") or {}).get("commit")
-    if commit:
-        lines.append(f"git checkout {commit}")
+    lines = [f"git checkout {commit}"] if commit else []
+    lines += ["make install", ". .venv/bin/activate"]
+    again = f"name={run.config.name}-again"
+    tier = tier_of(run.config)
+    if tier is not None and set(protocols) < set(tier.protocols):
+        world = "" if tier.world == "lab" else f" --world {tier.world}"
+        return "\n".join([*lines, f"darla benchmark --tier {tier.name}{world} {again}"])
     config = shlex.quote(str(Path(run.config.runs) / run.config.name / "config.yaml"))
-    return "\n".join([*lines, "make install", f"darla run {config} name={run.config.name}-again"])
+    lines.append(f"darla run {config} {again}")
+    lines += [f"darla transfer {config} {again} --protocol {name}" for name in protocols]
+    return "\n".join(lines)
 
 
 def facts_of(status: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -138,6 +151,7 @@ def replays_of(
         if (score.algorithm, score.perception) == (row["algorithm"], row["perception"])
         and score.split == "target"
         and score.suite == run.config.suite
+        and UNFINISHED not in score.tags  # of these, no policy is kept
     ]
     if not own:
         return []

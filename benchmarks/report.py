@@ -23,7 +23,7 @@ from benchmarks import plots, provenance
 from benchmarks.provenance import Replay
 from benchmarks.results import TARGETS, results_of
 from benchmarks.rows import entrant
-from benchmarks.scores import read_scores
+from benchmarks.scores import UNFINISHED, read_scores
 from benchmarks.sentences import chosen
 from benchmarks.sight import show_vision
 from benchmarks.svg import swatch
@@ -173,8 +173,10 @@ def _environment() -> Environment:
 def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page = Page(anchor=anchor, name=run.config.name, config=to_yaml(run.config))
     status = _status(run, page)
+    scored_on: list[str] = []
     if run.scores.exists():
         results = results_of(run)
+        scored_on = list(results["protocols"])
         page.part = _part(results)
         page.protocols = [_part(part) for part in results["protocols"].values()]
         page.problems += _unscored(run, results)
@@ -193,7 +195,7 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     sheets = _pictures(run.path, "domains.png", "Frames of every domain, with its tags", page)
     page.domains = sheets[0] if sheets else None
     page.contamination = _contamination(run, page)
-    page.commands = provenance.commands_of(run, status)
+    page.commands = provenance.commands_of(run, status, scored_on)
     page.digests = provenance.digests_of(run, status)
     try:
         page.digests += provenance.frame_digests_of(run)
@@ -300,12 +302,15 @@ def _card(environment: Environment, run: RunDirectory, page: Page) -> str:
         suite = suite_of(run.config)
     except DarlaError:
         suite = None
+    results = page.part.results if page.part else None
+    rows = results["rows"] if results else []
     return environment.get_template("MODEL_CARD.md.j2").render(
         config=run.config,
         page=page,
         suite=suite,
-        results=page.part.results if page.part else None,
-        table=markdown_table(page.part.results) if page.part else "",
+        results=results,
+        table=markdown_table(results) if results else "",
         perceptions=[(name, entrant(name).label) for name in run.config.agents.perceptions],
         facts=dict(page.facts),
+        unfinished=any(f"({UNFINISHED})" in row["label"] for row in rows),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import statistics
-from benchmarks.attribution import drops
+from benchmarks.attribution import Drop, drops
 from benchmarks.rows import entrant
 from benchmarks.sample import Entry, Sample
 from benchmarks.scores import (
@@ -67,17 +67,24 @@ def results_of(run: RunDirectory) -> dict[str, Any]:
     own = parts.pop(run.config.suite, [score for score in scores if score.split == "source"])
     try:
         world = suite_of(run.config).world
-        results = summarise(own, world)
-        protocols = {name: summarise(part, world) for name, part in parts.items()}
+        results = summarise(own, world, suite=run.config.suite, beside=scores)
+        protocols = {
+            name: summarise(part, world, suite=name, beside=scores) for name, part in parts.items()
+        }
     except (ConfigError, DomainError) as error:
-        results = summarise(own)
-        protocols = {name: summarise(part) for name, part in parts.items()}
+        results = summarise(own, suite=run.config.suite)
+        protocols = {name: summarise(part, suite=name) for name, part in parts.items()}
         results["notes"].append(f"What drops are due to is left out: {error}.")
     return results | {"protocols": protocols}
 
 
 def summarise(
-    scores: Sequence[Score], world: World | None = None, *, seed: int = 0
+    scores: Sequence[Score],
+    world: World | None = None,
+    *,
+    suite: str | None = None,
+    beside: Sequence[Score] = (),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Summarises scores into a dictionary of JSON's types.
 
@@ -85,6 +92,9 @@ def summarise(
         scores: Rows in any order.
         world: The world of their domains, which reads factors from ids; without it, there is no
             attribution.
+        suite: Name of the suite; by default, that of the targets.
+        beside: Scores of other suites of the run too, for the interaction of a pair of changes
+            that were scored alone there.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -107,12 +117,15 @@ def summarise(
     targets = [score for score in scores if score.split == "target"]
     notes: list[str] = []
     rows = [_row(entry, sample, world, notes) for entry in sample.entries.values()]
+    if world and beside:
+        every = {score.key: score for score in (*beside, *scores)}
+        _add_interactions(rows, sample, Sample(list(every.values()), seed), world)
     comparisons = _comparisons(sample)
     notes += limits(rows)
     return {
         "headline": headline(rows, comparisons),
         "notes": notes,
-        "suite": ", ".join(sorted({each.suite for each in (targets or scores)})),
+        "suite": suite or ", ".join(sorted({each.suite for each in (targets or scores)})),
         "bootstrap": {"seed": seed, "resamples": RESAMPLES, "level": 0.95},
         "rows": rows,
         "comparisons": comparisons,
@@ -271,25 +284,43 @@ def _runs_in(domains: Sequence[str], *entries: Entry) -> list[Runs] | None:
 
 def _attribution(entry: Entry, world: World) -> list[dict[str, Any]]:
     """Drops by what moved, each over the seeds that played all domains it is computed from."""
+    return [_shown(entry, drop) for drop in _drops(entry, world)]
+
+
+def _drops(entry: Entry, world: World) -> list[Drop]:
     parsed = [(world.parse(domain), entry.groups[domain]) for domain in sorted(entry.groups)]
-    found = drops(
+    return drops(
         [domain for domain, group in parsed if group == "source"],
         [(domain, TARGETS[group]) for domain, group in parsed if group in TARGETS],
     )
-    shown = []
-    for drop in found:
-        domains = sorted(drop.weights)
-        shown.append(
-            {
-                "tag": drop.tag,
-                "kind": drop.kind,
-                "label": drop.label,
-                "factors": list(drop.factors),
-                "domains": list(drop.targets),
-                "drop": _score(entry, domains, drop.over(domains)),
-            }
-        )
-    return shown
+
+
+def _shown(entry: Entry, drop: Drop) -> dict[str, Any]:
+    domains = sorted(drop.weights)
+    return {
+        "tag": drop.tag,
+        "kind": drop.kind,
+        "label": drop.label,
+        "factors": list(drop.factors),
+        "domains": list(drop.targets),
+        "drop": _score(entry, domains, drop.over(domains)),
+    }
+
+
+def _add_interactions(
+    rows: Sequence[dict[str, Any]], sample: Sample, wider: Sample, world: World
+) -> None:
+    """Adds to pairs the interactions whose single changes other suites scored."""
+    for row, (key, entry) in zip(rows, sample.entries.items(), strict=True):
+        pairs = {(d["tag"], d["label"]): d for d in row["attribution"] if d["kind"] == "pair"}
+        known = {(d["tag"], d["label"]) for d in row["attribution"] if d["kind"] == "interaction"}
+        for drop in _drops(wider.entries[key], world) if pairs else ():
+            name = drop.tag, drop.label
+            if drop.kind != "interaction" or name not in pairs or name in known:
+                continue
+            if set(drop.targets) <= set(entry.groups):
+                place = row["attribution"].index(pairs[name]) + 1
+                row["attribution"].insert(place, _shown(wider.entries[key], drop))
 
 
 def _comparisons(sample: Sample) -> list[dict[str, Any]]:

@@ -101,6 +101,18 @@ def _scale_limits(trained: Sequence[Row], floor: bool) -> list[str]:
         notes.append(
             f"True factors were not scored with {_names(without)}: normalised scores are left out."
         )
+    for name, ceiling in ceilings.items():
+        own = [row for row in trained if row["algorithm"] == name and row is not ceiling]
+        blurred = [
+            words
+            for group, words in {"source": "in the source", **PLACES}.items()
+            if ceiling[group] and any(row[group] and not row["normalised"][group] for row in own)
+        ]
+        if blurred:
+            notes.append(
+                f"True factors with {name.upper()} are not told apart from the random policy"
+                f" {' and '.join(blurred)}: normalised scores are left out there."
+            )
     for row in trained:
         name = f"{row['algorithm'].upper()} on {entrant(row['perception']).words}"
         if row["source"] and row["target"] and not row["kept"]["target"]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from agents.cells import Cell
+from darla.config import Config, config_identity, load_config
 from darla.errors import ConfigError, did_you_mean
 from darla.progress import duration
 from darla.rundir import RunDirectory
@@ -69,6 +70,21 @@ def get_tier(name: str, world: str) -> Tier:
             f"{', '.join(own)}"
         )
     return own[name]
+
+
+def tier_of(config: Config) -> Tier | None:
+    """Returns the tier that a configuration is of, whatever its name; None where it is of none."""
+    for tier in TIERS:
+        for name in tier.configs:
+            try:
+                own = load_config(name)
+            except ConfigError:  # the project's configurations are not at hand
+                continue
+            if config_identity(own.model_copy(update={"name": config.name})) == config_identity(
+                config
+            ):
+                return tier
+    return None
 
 
 def what_is_left(run: RunDirectory, cells: Sequence[Cell]) -> str:

@@ -206,7 +206,7 @@ def score(
     for suite in suites:
         for exam in exams_of(suite, config.transfer.episodes):
             exams.setdefault(exam.place, exam)
-    done = _scored(run)
+    done, marked = _scored(run)
     unfinished = [cell for cell in cells if not is_trained(run, cell)]
     if allow_unfinished:
         cells = [cell for cell in cells if cell not in unfinished or checkpoints_of(run, cell)]
@@ -217,7 +217,7 @@ def score(
     }
     pending = {cell: own for cell, own in pending.items() if own}
     if not allow_unfinished:
-        _refuse(run, [cell for cell in unfinished if cell in pending])
+        _refuse(run, [cell for cell in unfinished if cell in pending or cell in marked])
     if not pending:
         return
     each = sum(exam.episodes for exam in exams.values())
@@ -251,22 +251,27 @@ def score(
             run.finish(stage, parents=parents, episodes=each)
 
 
-def _scored(run: RunDirectory) -> set[EpisodeKey]:
-    """The keys of the episodes that are in the table.
+def _scored(run: RunDirectory) -> tuple[set[EpisodeKey], set[Cell]]:
+    """The keys of the episodes that are in the table, and the cells scored there unfinished.
 
     Cuts off a torn last line, and the scores of unfinished cells that were trained further since.
     """
     if not run.scores.exists():
-        return set()
+        return set(), set()
     scores = parse_scores(read_jsonl(run.scores, repair=True), str(run.scores))
     kept = [item for item in scores if not (UNFINISHED in item.tags and _outdated(run, item))]
     if len(kept) < len(scores):
         write_jsonl(run.scores, [item.row() for item in kept])
-    return {item.key for item in kept}
+    marked = {_cell_of(item) for item in kept if UNFINISHED in item.tags}
+    return {item.key for item in kept}, marked
+
+
+def _cell_of(item: Score) -> Cell:
+    return Cell(item.algorithm, item.perception, item.seed)
 
 
 def _outdated(run: RunDirectory, item: Score) -> bool:
-    cell = Cell(item.algorithm, item.perception, item.seed)
+    cell = _cell_of(item)
     newest = [int(path.stem) for path in checkpoints_of(run, cell)[-1:]]
     return is_trained(run, cell) or newest != [item.decisions]
 

@@ -7,11 +7,12 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from darla.config import RayConfig
-from darla.errors import DarlaError, DependencyError
+from darla.errors import ConfigError, DarlaError, DependencyError
 
 RESTARTS = 3
 """How often a trial or training whose process or machine is lost is started again."""
@@ -26,7 +27,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     """Connects to Ray, and ends on leaving what it started. Inside another session it does nothing.
 
     A local cluster listens on the loopback interface only, has no dashboard, and offers as many
-    CPUs as the machine has, or as the workers reserve where that is more.
+    CPUs as the machine has, or as the workers reserve where that is more, and all its GPUs.
 
     To join a cluster, this machine must be one of its nodes. A cluster with token authentication
     is joined with RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN in the environment.
@@ -89,7 +90,6 @@ def _start(config: RayConfig) -> None:
             ray.init(
                 address="local",
                 num_cpus=cpus,
-                num_gpus=0,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -160,22 +160,39 @@ def refused(where: str) -> str:
     )
 
 
-def say_if_too_small(cpus: float, setting: str) -> None:
-    """Says that work waits for nodes, where the cluster has fewer CPUs than it reserves.
+def check_capacity(
+    config: RayConfig, bundles: Sequence[Mapping[str, float]], who: str, smaller: str
+) -> None:
+    """Refuses work that this machine's own cluster never has room for.
 
-    Ray itself waits without a word, since a cluster may grow.
+    Ray itself waits without a word. A cluster that was joined may grow: there it is said that the
+    work waits for nodes.
 
     Args:
-        cpus: what the work reserves.
-        setting: what to give less of.
+        config: says whether a cluster was joined.
+        bundles: resources that the work reserves at once, such as `{"CPU": 1.0}` for each part.
+        who: what reserves them, for the message.
+        smaller: settings to make smaller.
+
+    Raises:
+        ConfigError: the local cluster has too few CPUs or GPUs.
     """
     import ray
 
-    there = ray.cluster_resources().get("CPU", 0.0)
-    if cpus > there:
+    needed = Counter[str]()
+    for bundle in bundles:
+        needed.update(bundle)
+    there = ray.cluster_resources()
+    for kind, count in needed.items():
+        has = there.get(kind, 0.0)
+        if count <= has:
+            continue
+        where = "this machine" if config.address is None else "the cluster"
+        text = f"{who} reserves {count:g} {kind}s and {where} has {has:g}"
+        if config.address is None:
+            raise ConfigError(f"{text}; give a smaller {smaller}")
         print(
-            f"waiting for nodes: {cpus:g} CPUs are reserved and the cluster has {there:g}; add "
-            f"nodes, or stop and give a smaller {setting} or ray.cpus_per_worker",
+            f"{text}: waiting for nodes; or stop, and give a smaller {smaller}",
             file=sys.stderr,
             flush=True,
         )

@@ -60,18 +60,22 @@ def run_benchmark(
         quiet: Show no progress.
         allow_unfinished: Score what there is, instead of training what is left.
     """
+    from agents.parallel import slots_of
     from darla.cluster import ray_session
     from envs.registry import protocol_of
 
     suites = [protocol_of(config, name) for name in protocols]
     cells = _checked_cells(config)
-    with open_run(config, create=not allow_unfinished) as run, ray_session(config.ray):
+    with ray_session(config.ray):
         if not allow_unfinished:
-            check_room(run)
-            pretrain(run, quiet)
-            train_side_by_side(run, cells, quiet)
-        results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
-        _report(run)
+            slots_of(config)  # refused here, and not after hours of stage 1
+        with open_run(config, create=not allow_unfinished) as run:
+            if not allow_unfinished:
+                check_room(run)
+                pretrain(run, quiet)
+                train_side_by_side(run, cells, quiet)
+            results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
+            _report(run)
     return results
 
 

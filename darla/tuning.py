@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from ray import tune
 
-from darla.cluster import RESTARTS, first_line, ray_session, reservation
+from darla.cluster import RESTARTS, check_capacity, first_line, ray_session, reservation
 from darla.config import Config, load_config
 from darla.errors import ConfigError
 from darla.rundir import RunDirectory
@@ -38,6 +38,7 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output speaks even where `verbose` is 0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in configurations are those of this folder
 }
 
 
@@ -176,11 +177,9 @@ def sweep(
         The first line of what went wrong, by the name of each run that failed.
 
     Raises:
-        ConfigError: this machine has too few CPUs for a single trial.
+        ConfigError: this machine has too few CPUs or GPUs for a single trial.
         DependencyError: as in `ray_session`.
     """
-    import ray
-
     shared = variants[0].config
     store = Path(shared.runs).resolve() / ".tune"
     # Paths of a trial are absolute, and it joins the session that is there.
@@ -197,13 +196,8 @@ def sweep(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     bundles = reservation(shared.ray, cpus, gpus)
     with ray_session(shared.ray):
-        needed = sum(bundle.get("CPU", 0.0) for bundle in bundles)
-        there = ray.cluster_resources().get("CPU", 0.0)
-        if shared.ray.address is None and needed > there:
-            raise ConfigError(
-                f"a trial reserves {needed:g} CPUs and this machine has {there:g}; give a smaller "
-                "--cpus, ray.workers or ray.cpus_per_worker"
-            )
+        smaller = "--cpus, --gpus, ray.workers or ray.cpus_per_worker"
+        check_capacity(shared.ray, bundles, "a trial", smaller)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(RunTrial, configs=configs, work=work),
@@ -230,7 +224,8 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """Returns what came of each trial, in their order, from the run directories.
 
     Returns:
-        Per trial `run` (its folder), `varied`; `object_error`, `active_units`, `probe` and
+        Per trial `run` (its folder), `varied`; `object_error` (of what the DAE reads in the
+        beta-VAE's picture, where the loss is the DAE's), `active_units`, `probe` and
         `disentanglement` of the vision; and `policies`: per algorithm and perception the mean
         `source` and `target` returns. Null or empty where there is nothing yet.
     """
@@ -245,7 +240,7 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
             {
                 "run": str(path),
                 "varied": dict(variant.varied),
-                "object_error": seen.get("vae", {}).get("objects"),
+                "object_error": _object_error(seen.get("vae", {})),
                 "active_units": seen.get("latents", {}).get("active_units"),
                 "probe": seen.get("probe", {}),
                 "disentanglement": seen.get("disentanglement", {}),
@@ -257,6 +252,11 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _object_error(errors: Mapping[str, float]) -> float | None:
+    """The error on objects that the loss is about: the DAE's leaves the decoder's picture free."""
+    return errors.get("through_dae/objects", errors.get("objects"))
 
 
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:

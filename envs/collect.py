@@ -223,7 +223,7 @@ def collect_frames(
     """
     import ray
 
-    from darla.cluster import raised_by, ray_session, say_if_too_small
+    from darla.cluster import check_capacity, raised_by, ray_session
 
     run.start("frames")
     suite = suite_of(config)
@@ -237,8 +237,9 @@ def collect_frames(
         progress.update(done)
         if missing:
             with ray_session(config.ray):
-                say_if_too_small(config.ray.cpus_per_worker, "ray.workers")
-                task = ray.remote(num_cpus=config.ray.cpus_per_worker)(_collect_shard)
+                cpus = config.ray.cpus_per_worker
+                check_capacity(config.ray, [{"CPU": cpus}], "a shard", "ray.cpus_per_worker")
+                task = ray.remote(num_cpus=cpus)(_collect_shard)
                 walks = ray.put(make_walker)
                 pending = {
                     task.remote(config, domains, walks, folder, *shard): shard[2]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from darla.cluster import RESTARTS, first_line, ray_session
+from darla.cluster import RESTARTS, check_capacity, first_line, ray_session
 from darla.config import Config
 from darla.devices import choose_device, torch_threads
 from darla.errors import ConfigError, DarlaError
@@ -52,7 +52,7 @@ def fit_together(
         quiet: No progress.
 
     Raises:
-        ConfigError: As in `check_batches`.
+        ConfigError: As in `check_batches`, or this machine has too few CPUs or GPUs.
         DarlaError: A process failed; the message says how.
     """
     from ray.train import RunConfig, ScalingConfig
@@ -68,6 +68,7 @@ def fit_together(
         "run": str(run.path.resolve()),
         "name": name,
     }
+    each = {"CPU": config.ray.cpus_per_worker} | ({"GPU": 1.0} if device.type == "cuda" else {})
     images = optimisation_of(config, name).images
     progress = Progress(f"train {stage}", images, "images", quiet=quiet)
     with (
@@ -75,6 +76,8 @@ def fit_together(
         progress,
         _followed(run.vision / "metrics.jsonl", stage, progress),
     ):
+        smaller = "vision.processes or ray.cpus_per_worker"
+        check_capacity(config.ray, [each] * vision.processes, "vision.processes", smaller)
         trainer = TorchTrainer(
             _fit_on_rank,
             train_loop_config=work,
@@ -104,20 +107,21 @@ def fit_together(
 
 
 def check_batches(config: Config) -> None:
-    """Refuses batches that have fewer pictures than there are parts of them.
+    """Refuses batches that cannot be cut into as many parts as the processes have.
 
     Raises:
-        ConfigError: Those of the DAE or the beta-VAEs have.
+        ConfigError: Those of the DAE or the beta-VAEs cannot.
         DependencyError: The configured device is not there.
     """
     vision = config.vision
     parts = 1 if choose_device(vision.device).type == "cuda" else vision.parts
     for name, optimisation in (("dae", vision.dae.optimisation), ("vae", vision.vae.optimisation)):
-        if optimisation.batch < vision.processes * parts:
+        needed = vision.processes * parts
+        if len(torch.empty(optimisation.batch).chunk(needed)) < needed:
             raise ConfigError(
-                f"vision.processes={vision.processes} of {parts} parts each need batches of at "
-                f"least {vision.processes * parts} pictures; those of '{name}' have "
-                f"{optimisation.batch}"
+                f"vision.processes={vision.processes} of {parts} parts each cannot share batches "
+                f"of {optimisation.batch}, those of '{name}', in {needed} parts; give a "
+                f"vision.{name}.optimisation.batch that is a multiple of {needed}"
             )
 
 

@@ -43,6 +43,16 @@ def test_curves_rise_with_their_returns_and_are_told_apart_without_colour() -> N
         assert len([p for p in drawing.iter("polygon") if p.get("class") == "band"]) == 1
 
 
+def test_rows_of_one_family_keep_labels_apart_on_a_phone() -> None:
+    labels = ("DARLA", "DARLA, entangled", "pixels, end to end")
+    curves = [Curve(name, name, [1e3, 2e3], [0.0, 5.0]) for name in labels]
+    wide, narrow = (
+        [each.text for each in drawing.iter("text") if each.get("class") == "series"]
+        for drawing in drawings(figures.curve_plot(curves, "curves"))
+    )
+    assert wide == list(labels) and narrow == ["DARLA", "DARLA, entangled", "pixels"]
+
+
 def test_one_point_is_a_curve() -> None:
     drawings(figures.curve_plot([Curve("darla", "DARLA", [1e3], [2.0], [2.0], [2.0])], "one"))
 

@@ -2,8 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.provenance import FRAME_DIGESTS, frame_digests_of, keep_frame_digests
-from darla.config import Config
+from benchmarks.provenance import (
+    FRAME_DIGESTS,
+    commands_of,
+    frame_digests_of,
+    keep_frame_digests,
+)
+from darla.config import Config, load_config
 from darla.errors import CorruptFileError
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_json
@@ -34,6 +39,26 @@ def test_a_digest_that_is_there_is_kept(run: RunDirectory) -> None:
     write_json(run.path / FRAME_DIGESTS, before)
     keep_frame_digests(run, [suite])
     assert read_json(run.path / FRAME_DIGESTS) == before
+
+
+def test_the_same_again_is_the_tier_or_the_run_with_its_protocols(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    again = commands_of(run, {"git": {"commit": "abc"}}, ["lab-single"]).splitlines()
+    config = run.path / "config.yaml"
+    assert again == [
+        "git checkout abc",
+        "make install",
+        ". .venv/bin/activate",
+        f"darla run {config} name=r-again",
+        f"darla transfer {config} name=r-again --protocol lab-single",
+    ]
+    smoke = RunDirectory.open(load_config("benchmark-smoke", [f"runs={tmp_path}", "name=s"]))
+    last = commands_of(smoke, {}, ["lab-single"]).splitlines()[-1]
+    assert last == "darla benchmark --tier smoke name=s-again"
+    assert "darla run" in commands_of(smoke, {}, ["lab-looks"])
+    changed = load_config("benchmark-smoke", [f"runs={tmp_path}", "name=t", "frames.seed=5"])
+    assert "darla run" in commands_of(RunDirectory.open(changed), {}, ["lab-single"])
 
 
 def test_damaged_digests_are_refused(run: RunDirectory) -> None:

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.report import write_report
-from benchmarks.scores import read_scores
+from benchmarks.scores import UNFINISHED, read_scores
 from darla.config import AgentsConfig, Config
 from darla.errors import CorruptFileError, MissingFileError
 from darla.rundir import RunDirectory
-from darla.storage import append_jsonl, write_json
+from darla.storage import append_jsonl, write_json, write_jsonl
 
 
 class Reader(HTMLParser):
@@ -130,13 +131,25 @@ def test_a_model_card_lies_beside_the_models(full_run: RunDirectory) -> None:
     assert headline and html.unescape(headline[1]) in card
     for words in (
         "(D_S):\n  lab/A/hat-can, lab/A/cake-balloon, lab/B/cake-balloon",
-        "(D_T, scored zero-shot): lab/B/hat-can.",
+        "(D_T, scored zero-shot; the vision saw frames of those that are in D_U): lab/B/hat-can.",
+        "- Scores are of finished policies that take 5 %",
         "| dqn | DARLA | 6.",
         "Only 3 training seeds",
         "## Intended use",
         "6 of 12 cells are not scored yet",
     ):
         assert words in card, words
+
+
+def test_what_is_unfinished_is_named_and_not_replayed(full_run: RunDirectory) -> None:
+    scores = read_scores(full_run)
+    marked = [replace(s, tags=(*s.tags, UNFINISHED)) if s.seed == 1 else s for s in scores]
+    write_jsonl(full_run.scores, [score.row() for score in marked])
+    text = report(full_run)
+    assert "except in rows that are marked as unfinished" in (
+        (full_run.path / "MODEL_CARD.md").read_text()
+    )
+    assert "--cell dqn-darla-s" in text and "--cell dqn-darla-s1" not in text
 
 
 def test_a_model_card_without_scores_says_so(tmp_path: Path) -> None:

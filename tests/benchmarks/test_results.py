@@ -6,10 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.results import summarise
+from benchmarks.results import results_of, summarise
 from benchmarks.scores import UNFINISHED, Score, parse_scores
 from benchmarks.tables import csv_table, markdown_table
+from darla.config import Config
 from darla.errors import CorruptFileError
+from darla.rundir import RunDirectory
+from darla.storage import append_jsonl
 from envs.lab import LAB
 
 
@@ -154,6 +157,37 @@ def test_drops_are_attributed_with_intervals(full) -> None:
     assert drop["mean"] == pytest.approx(near - means["lab/B/hat-can"])
     assert drop["ci95"][0] < drop["mean"] < drop["ci95"][1]
     assert row_of(summarise(full), "darla")["attribution"] == []
+
+
+def test_pairs_interact_with_changes_that_another_suite_scored_alone(tmp_path, scores_of) -> None:
+    run = RunDirectory.open(Config(name="r", runs=str(tmp_path), suite="lab"))
+    returns = {
+        "lab-single": {"walls=grey": 5.0, "light=0.5": 4.0},
+        "lab-pairs": {"walls=grey/light=0.5": 1.5, "walls=grey/light=0.6": 3.0},
+    }
+    scores = [score for score in scores_of(source=8.0, spread=0.0) if score.split == "source"]
+    template = next(score for score in scores if score.domain == "lab/A/hat-can")
+    for suite, targets in returns.items():
+        for words, value in targets.items():
+            for seed in range(3):
+                where = {"domain": f"lab/A/hat-can/{words}", "suite": suite, "split": "target"}
+                tags = ("target", "encoder-ood")
+                scores.append(
+                    dataclasses.replace(template, **where, tags=tags, value=value, seed=seed)
+                )
+    append_jsonl(run.scores, [score.row() for score in scores])
+    results = results_of(run)
+    assert results["suite"] == "lab" and list(results["protocols"]) == ["lab-single", "lab-pairs"]
+    (row,) = results["protocols"]["lab-pairs"]["rows"]
+    assert [(each["kind"], each["label"]) for each in row["attribution"]] == [
+        ("pair", "walls=grey + light=0.5"),
+        ("interaction", "walls=grey + light=0.5"),
+        ("pair", "walls=grey + light=0.6"),
+    ]
+    pair, interaction = (each["drop"]["mean"] for each in row["attribution"][:2])
+    assert pair == pytest.approx(6.5) and interaction == pytest.approx(6.5 - 3.0 - 4.0)
+    (row,) = results["protocols"]["lab-single"]["rows"]
+    assert {each["kind"] for each in row["attribution"]} == {"single"}
 
 
 def test_unfinished_seeds_are_marked(scores_of) -> None:

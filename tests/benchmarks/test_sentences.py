@@ -70,6 +70,11 @@ def test_what_is_left_out_is_said(scores_of) -> None:
     blind = scores_of("pixels", source=-1.0, target=0.0, seeds=5)
     notes = summarise(blind + scores_of("factors", seeds=5) + floor_of(scores_of))["notes"]
     assert any("DQN on end-to-end pixels is not told apart from the random" in n for n in notes)
+    unsolved = scores_of("factors", seeds=5, encoder_ood=0.0)
+    notes = summarise(scores_of(seeds=5) + unsolved + floor_of(scores_of))["notes"]
+    (note,) = [note for note in notes if "normalised scores are left out there" in note]
+    assert "DQN are not told apart from the random policy in looks that the vision never" in note
+    assert not any("in the target" in note for note in notes)
     seen = scores_of("domain-randomisation", seeds=5)
     notes = summarise(seen + scores_of("factors", seeds=5) + floor_of(scores_of))["notes"]
     assert any("its target score is not zero-shot" in note for note in notes)

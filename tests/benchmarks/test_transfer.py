@@ -284,6 +284,8 @@ def test_an_unfinished_cell_is_refused_unless_told_and_marked(run: RunDirectory)
     assert darla["label"] == "DARLA (unfinished)" and darla["seeds"] == [0, 1]
     assert "dqn on darla: seed(s) [1] were scored before their training ended." in results["notes"]
     assert results["rows"][1]["label"] == "pixels, end to end"
+    with pytest.raises(MissingFileError, match="dqn-darla-s1;"):
+        score(run, FakePlayer(), [*CELLS, begun])
 
 
 def test_scores_of_an_unfinished_cell_give_way_when_it_is_trained_further(run) -> None:

@@ -12,7 +12,7 @@ import ray
 from darla import cluster
 from darla.cluster import ray_session
 from darla.config import RayConfig
-from darla.errors import DependencyError
+from darla.errors import ConfigError, DependencyError
 
 
 @pytest.fixture
@@ -131,13 +131,16 @@ with ray_session(RayConfig()):
 """
 
 
-def test_what_a_cluster_has_no_room_for_is_said(monkeypatch, capsys):
+def test_what_a_cluster_has_no_room_for_is_refused_or_said(monkeypatch, capsys):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
-    cluster.say_if_too_small(3.0, "ray.workers")
+    here, there = RayConfig(), RayConfig(address="auto")
+    cluster.check_capacity(here, [{"CPU": 1.5}] * 2, "it", "ray.workers")
+    with pytest.raises(ConfigError, match="it reserves 1 GPUs and this machine has 0; give a smal"):
+        cluster.check_capacity(here, [{"CPU": 1.0, "GPU": 1.0}], "it", "--gpus")
     assert capsys.readouterr().err == ""
-    cluster.say_if_too_small(16.0, "ray.workers")
+    cluster.check_capacity(there, [{"CPU": 4.0}] * 4, "it", "ray.workers")
     said = capsys.readouterr().err
-    assert "16 CPUs are reserved and the cluster has 3" in said and "smaller ray.workers" in said
+    assert "it reserves 16 CPUs and the cluster has 3: waiting for nodes" in said
 
 
 def test_nothing_of_a_local_cluster_listens_beyond_this_machine():

@@ -82,7 +82,8 @@ def work(config: Config) -> None:
     done = run.path / "steps.jsonl"
     worker = Worker.options(num_cpus=config.ray.cpus_per_worker).remote()
     while (step := len(read_jsonl(done)) if done.exists() else 0) < 3:
-        append_jsonl(done, [{"step": step, "worker": ray.get(worker.answer.remote())}])
+        answer = ray.get(worker.answer.remote())
+        append_jsonl(done, [{"step": step, "worker": answer, "folder": os.getcwd()}])
         if config.vision.seed == 1 and step == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     write_json(run.results_json, {"rows": [row(source=8.0, target=6.0)]})
@@ -96,7 +97,9 @@ def row(*, source, target):
 
 def steps(variant) -> list[int]:
     path = Path(variant.config.runs) / variant.config.name / "steps.jsonl"
-    return [line["step"] for line in read_jsonl(path)]
+    lines = read_jsonl(path)
+    assert {line["folder"] for line in lines} == {os.getcwd()}, "relative paths stay what they were"
+    return [line["step"] for line in lines]
 
 
 @pytest.mark.timeout(300)
@@ -117,6 +120,8 @@ def test_a_trial_that_loses_its_process_goes_on_and_a_repeated_sweep_repeats_not
 def test_a_trial_that_fits_nowhere_is_refused(cluster, variants):
     with pytest.raises(ConfigError, match="a trial reserves 1000.5 CPUs and this machine has"):
         sweep(variants(seeds="[0]"), work, cpus=1000.0, gpus=0.0)
+    with pytest.raises(ConfigError, match="a trial reserves 100 GPUs and this machine has"):
+        sweep(variants(seeds="[0]"), work, cpus=0.5, gpus=100.0)
 
 
 def test_the_table_shows_source_and_vision_and_keeps_the_order_of_the_grid(variants):
@@ -134,3 +139,11 @@ def test_the_table_shows_source_and_vision_and_keeps_the_order_of_the_grid(varia
     assert rows[1]["policies"] == [{**policy, "target": None}]
     assert rows[2]["object_error"] is None and rows[2]["policies"] == []
     assert outcome_table(rows).row_count == 3
+
+
+def test_the_object_error_is_of_what_the_loss_sees(variants):
+    (variant,) = variants(seeds="[0]")
+    run = RunDirectory.open(variant.config)
+    run.start("vision")
+    run.finish("vision", vae={"objects": 0.45, "through_dae/objects": 0.125})
+    assert outcomes([variant])[0]["object_error"] == 0.125

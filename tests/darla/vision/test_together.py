@@ -16,7 +16,7 @@ from darla.frames import shard_path
 from darla.rundir import RunDirectory
 from darla.storage import load_tensors, read_jsonl
 from darla.vision.pretrain import train_vision, weights_file
-from darla.vision.together import fit_together
+from darla.vision.together import check_batches, fit_together
 
 
 def variant(run: RunDirectory, name: str, **vision: object) -> RunDirectory:
@@ -78,8 +78,19 @@ def kill_a_process_after(images: int, run: RunDirectory) -> None:
 
 def test_a_batch_must_have_a_picture_for_every_part(run: RunDirectory) -> None:
     many = variant(run, "many", parts=4, processes=5)
-    with pytest.raises(ConfigError, match="5 of 4 parts each need batches of at least 20"):
+    with pytest.raises(ConfigError, match="5 of 4 parts each cannot share batches of 16, .* of 20"):
         fit_together(many.config, many, "dae", torch.device("cpu"), quiet=True)
+    odd = variant(run, "odd", parts=1, processes=7)  # torch cuts 16 into parts of 3: into 6
+    with pytest.raises(ConfigError, match="in 7 parts; give a .* multiple of 7"):
+        check_batches(odd.config)
+
+
+def test_more_processes_than_cpus_are_refused(run: RunDirectory) -> None:
+    crowd = variant(run, "crowd", parts=1, processes=16)
+    ray = crowd.config.ray.model_copy(update={"cpus_per_worker": 1000.0})
+    config = crowd.config.model_copy(update={"ray": ray})
+    with pytest.raises(ConfigError, match=r"reserves 16000 CPUs and this machine has 1000; give"):
+        fit_together(config, crowd, "dae", torch.device("cpu"), quiet=True)
 
 
 def test_what_a_process_raises_is_told(run: RunDirectory) -> None:

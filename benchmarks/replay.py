@@ -6,8 +6,6 @@ it the network. Pictures may be lossy there; recordings (`benchmarks.episodes`) 
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from PIL import Image
 from agents.algorithms import is_trained
 from agents.cells import Cell, cell_named, cells_of
 from benchmarks.episodes import Recording, record, recording_path, save_recording, scores_in
+from benchmarks.inline import data_uri
 from benchmarks.rows import entrant
 from benchmarks.scores import Score, read_scores
 from benchmarks.tables import number
@@ -31,8 +30,6 @@ from envs.domains import Domain, Suite
 
 FPS = 5.0
 """Decisions per second where the world does not say."""
-QUALITY = 90
-"""Of the page's pictures, 0 to 100, where WebP without loss would need more than twice the room."""
 SMALLEST_SPREAD = 0.1
 """Of a latent, as a share of the largest spread: one that hardly varies is not said to move."""
 MOVED = 3
@@ -233,12 +230,7 @@ def _sheet(pictures: np.ndarray) -> str:
     sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
     sheet[:count] = pictures
     sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    image = Image.fromarray(sheet.reshape(rows * height, columns * width, 3))
-    exact, lossy = io.BytesIO(), io.BytesIO()
-    image.save(exact, "WEBP", lossless=True)
-    image.save(lossy, "WEBP", quality=QUALITY)
-    smaller = exact if exact.tell() <= 2 * lossy.tell() else lossy
-    return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
+    return data_uri(Image.fromarray(sheet.reshape(rows * height, columns * width, 3)))
 
 
 def _short(value: float) -> str:

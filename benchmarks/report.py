@@ -11,15 +11,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from agents.cells import cells_of
 from benchmarks import plots, provenance
+from benchmarks.inline import data_uri
 from benchmarks.provenance import Replay
 from benchmarks.results import TARGETS, results_of
 from benchmarks.rows import entrant
@@ -44,15 +46,17 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG inside of the page.
+    """A picture inside of the page.
 
     Attributes:
         uri: The picture as a data URI.
         alt: What a reader who cannot see it is told.
+        vision: Label of the vision that it is of; empty where it is of none.
     """
 
     uri: str
     alt: str
+    vision: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,14 +190,13 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.curves, problems = plots.curve_figures(run, page.part.results if page.part else None)
     page.problems += problems
     page.reconstructions = _pictures(
-        run.vision, "reconstructions*.png", "Frames, and what each model reconstructs of them", page
+        run, "reconstructions", "Frames, and what each model reconstructs of them", page
     )
     page.traversals = _pictures(
-        run.vision, "traversals*.png", "Decoded pictures while one latent at a time is moved", page
+        run, "traversals", "Decoded pictures while one latent at a time is moved", page
     )
     page.vision = _vision(run, status, page)
-    sheets = _pictures(run.path, "domains.png", "Frames of every domain, with its tags", page)
-    page.domains = sheets[0] if sheets else None
+    page.domains = _picture(run.path / "domains.png", "Frames of every domain, with its tags", page)
     page.contamination = _contamination(run, page)
     page.commands = provenance.commands_of(run, status, scored_on)
     page.digests = provenance.digests_of(run, status)
@@ -281,19 +284,27 @@ def _contamination(run: RunDirectory, page: Page) -> list[tuple[str, Mapping[str
     return found
 
 
-def _pictures(folder: Path, pattern: str, alt: str, page: Page) -> list[Picture]:
+def _pictures(run: RunDirectory, what: str, alt: str, page: Page) -> list[Picture]:
+    """Pictures of the visions of a run, that of DARLA first."""
     pictures = []
-    for path in sorted(folder.glob(pattern)):
-        try:
-            data = base64.b64encode(path.read_bytes()).decode()
-        except OSError as error:
-            page.problems.append(f"{path} cannot be read: {error.strerror}")
-            continue
-        which = path.stem.partition("-")[2]
-        pictures.append(
-            Picture(f"data:image/png;base64,{data}", f"{alt} ({which})" if which else alt)
-        )
+    for path in sorted(run.vision.glob(f"{what}*.png"), key=lambda path: path.stem):
+        label = entrant(path.stem.removeprefix(what).removeprefix("-") or "darla").label
+        picture = _picture(path, f"{alt} ({label})", page)
+        if picture is not None:
+            pictures.append(replace(picture, vision=label))
     return pictures
+
+
+def _picture(path: Path, alt: str, page: Page) -> Picture | None:
+    """A picture of a run, or None where there is none, or where it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as image:
+            return Picture(data_uri(image), alt)
+    except OSError as error:  # Pillow's for a damaged file is one of these
+        page.problems.append(f"{path} cannot be read: {error.strerror or 'it is damaged'}")
+        return None
 
 
 def _card(environment: Environment, run: RunDirectory, page: Page) -> str:

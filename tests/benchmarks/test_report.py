@@ -221,6 +221,13 @@ def test_curves_vision_and_stages_are_shown(full_run: RunDirectory) -> None:
     assert "name: r" in text
 
 
+def test_pictures_say_of_which_vision_they_are(full_run: RunDirectory) -> None:
+    for name in ("beta-vae", "entangled"):
+        Image.new("RGB", (64, 32), "blue").save(full_run.vision / f"reconstructions-{name}.png")
+    captions = re.findall(r"<figcaption>(.*?): frames kept from training", report(full_run))
+    assert captions == ["DARLA", "β-VAE, pixel loss", "DARLA, entangled"]
+
+
 def test_a_run_that_has_nothing_yet_says_so(tmp_path: Path) -> None:
     text = report(empty_run(tmp_path))
     for words in (
@@ -265,8 +272,11 @@ def test_a_damaged_piece_is_named_in_the_page(full_run: RunDirectory) -> None:
     metrics = full_run.agent("dqn-pixels-s2") / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-9])
     (full_run.path / "digests.json").write_text("{")
+    picture = full_run.vision / "traversals.png"
+    picture.write_bytes(picture.read_bytes()[:40])
     text = report(full_run)
     assert "digests.json&#39; is not valid JSON" in text
+    assert "traversals.png cannot be read: it is damaged" in text
     assert "report.json&#39; is not valid JSON" in text
     assert "metrics.jsonl&#39;, line 6, is not a JSON object" in text
     assert text.count("at the end</title></polyline>") == 2 * 2

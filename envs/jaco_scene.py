@@ -179,11 +179,10 @@ def shared_model() -> Any:
     scene.attach(arm, frame=scene.worldbody.add_frame(), prefix="jaco/")
     for mesh in scene.meshes:
         mesh.maxhullvert = HULL_VERTICES
-    for name, speed, torque, gain in zip(JOINTS, MAX_SPEED, MAX_TORQUE, SERVO_GAIN, strict=True):
+    for name, torque, gain in zip(JOINTS, MAX_TORQUE, SERVO_GAIN, strict=True):
         servo = scene.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         servo.set_to_velocity(gain)
-        servo.ctrllimited = servo.forcelimited = True
-        servo.ctrlrange, servo.forcerange = (-speed, speed), (-torque, torque)
+        servo.forcelimited, servo.forcerange = True, (-torque, torque)
     for name in TEXTURES[1:]:
         scene.add_texture(
             name=name,

@@ -6,17 +6,27 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.a3c import A3CPolicy, A3CTrainer, GradientDigest, Weights, look, n_step_returns, noised
+from agents.a3c import (
+    A3CPolicy,
+    A3CTrainer,
+    Gradient,
+    GradientDigest,
+    Weights,
+    look,
+    n_step_returns,
+    noised,
+)
 from agents.actor_critic import ActorCritic
 from agents.algorithms import load_policy, save_policy
 from agents.cells import Cell
 from agents.policy import Actions
 from agents.pool import WorkerPool
 from agents.replay import Steps
-from agents.worker import Rollout, Worker
+from agents.worker import Chunk, Rollout, Worker
 from darla.config import A3CConfig, Config, RayConfig
 from darla.errors import CorruptFileError
 from darla.rundir import RunDirectory
+from tests.agents.test_fine_tuning import Pool
 from tests.agents.test_pool import Mortal
 from tests.agents.test_training import Stop, metrics, weights
 from tests.agents.toy_training import toy_config, train_toy
@@ -493,3 +503,33 @@ def test_a_memory_solves_what_needs_one(cluster, tmp_path, lstm, low, high):
 
 def test_several_choices_are_learned_at_once(cluster, tmp_path):
     assert quiz(Both, cluster, tmp_path, 9600) > 0.9 * 3
+
+
+def test_the_step_size_falls_where_it_is_annealed(tmp_path):
+    rates = []
+    for anneal in (True, False):
+        a3c = A3CConfig(hidden=(8,), learning_rate=0.1, anneal=anneal)
+        trainer = A3CTrainer(
+            toy_config(tmp_path / str(anneal), 100, a3c=a3c),
+            Cell("a3c", "factors", 0),
+            Pool(),
+            toy_perception(),
+            ("first",),
+        )
+        trainer.decisions = 75
+        nothing = Gradient(
+            0, np.zeros(len(trainer.policy.network.parameters_vector), np.float32), {}
+        )
+        trainer._apply(Chunk(nothing, 1, [], None))
+        rates.append(trainer._optimiser.param_groups[0]["lr"])
+    assert rates == [pytest.approx(0.025), 0.1]
+
+
+def test_noise_changes_the_gradient():
+    net, rollout, plain = sampled(A3CConfig())
+    ours = policy(SINGLE)
+    vectors = [
+        GradientDigest(A3CConfig(), noise)(ours, rollout, np.random.default_rng(0)).vector
+        for noise in (0.0, 0.5)
+    ]
+    assert not np.allclose(*vectors, atol=1e-4)

@@ -228,3 +228,27 @@ def test_workers_play_what_one_process_plays_exactly_so_often(toy_pool):
         for quota, seed in zip(quotas, seeds, strict=True)
     ]
     assert episodes == alone[0] + alone[1]
+
+
+def test_a_memory_ends_with_its_episode():
+    class Counting:
+        def check(self, perception):
+            pass
+
+        def start(self, batch):
+            return np.zeros((batch, 1), np.float32)
+
+        def act(self, latents, memory, *, epsilon, rng):
+            return np.ones(len(latents), int), memory + 1
+
+    told = []
+    play_episodes(
+        Counting(),
+        toy_perception(),
+        Catch(("a", "b"), 2, seed=0),
+        3,
+        epsilon=0.0,
+        seed=7,
+        watch=lambda d: told.append(d.memory[:, 0].copy()),
+    )
+    assert np.array_equal(np.array(told)[:, 0], np.tile(np.arange(ROWS - 1), 3))

@@ -130,3 +130,23 @@ def test_epsilon_is_1_in_the_warmup_then_falls_linearly_and_stays():
     always = DQNConfig(warmup=0, epsilon_fraction=0.0)
     assert epsilon_at(0, 100, always) == pytest.approx(1.0)
     assert epsilon_at(1, 100, always) == pytest.approx(0.05)
+
+
+def test_the_target_is_copied_in_the_middle_of_a_training_too():
+    ours, replay = learner(DQNConfig(hidden=(8,), batch=4, target_period=5)), filled_replay()
+    first = ours.target.parameters_vector.clone()
+    ours.train(replay, 3)
+    ours.train(replay, 3)
+    assert not torch.equal(ours.target.parameters_vector, first), "copied after 5"
+
+
+def test_noise_is_on_both_observations_and_changes_what_is_learned():
+    config, replay = DQNConfig(hidden=(8,), batch=64), filled_replay()
+    noisy = Learner(SHAPE, ACTIONS, config, 0, noise=0.5)
+    clean = replay.sample(64, np.random.default_rng(0))
+    for before, after in zip(
+        (clean.s_tm1, clean.s_t), (lambda b: (b.s_tm1, b.s_t))(noisy._noised(clean)), strict=True
+    ):
+        assert (after - before).std().item() == pytest.approx(0.5, rel=0.15)
+    plain, noisy = learner(config), Learner(SHAPE, ACTIONS, config, 0, noise=0.5)
+    assert plain.train(replay, 1) != noisy.train(replay, 1)

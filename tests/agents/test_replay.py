@@ -241,3 +241,10 @@ def test_a_million_latents_need_less_than_0_3_gb():
     replay = Replay(10**6, 16, (32,), np.float32, n_step=5, discount=0.9)
     size = sum(getattr(value, "nbytes", 0) for value in vars(replay).values())
     assert 4 * 32 * 10**6 < size < 0.3e9
+
+
+def test_final_observations_leave_with_their_steps():
+    replay = new_replay()
+    for head in range(0, 1000, 10):
+        replay.insert(random_steps(np.random.default_rng(head), 10, first=head))
+    assert len(replay._finals) == 64

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents import unreal
 from agents.a3c import Weights, look
 from agents.cells import Cell, cells_of
 from agents.policy import Actions
@@ -276,3 +277,35 @@ def test_what_it_cannot_learn_is_refused(tmp_path, actions, replay, message):
     config = unreal_config(tmp_path, replay=replay)
     with pytest.raises(ConfigError, match=message):
         UnrealTrainer(config, CELL, Stub(actions), PIXELS, DOMAINS)
+
+
+def test_pixel_control_is_of_the_action_taken_and_the_best_one_after():
+    net = network()
+    net.parameters_vector.zero_()
+    net.level.bias.data.fill_(0.25)
+    net.advantage.bias.data[:] = torch.tensor([0.3, 0.0, -0.3])
+    steps = numbered(4, terminated=[1], truncated=[2])
+    steps.observations[3] = 51
+    steps.actions[:, 0] = [0, 1, 2, 1]
+    following = np.full((1, 16, 16, 3), 102, np.uint8)
+    features = look(net, steps, following, np.zeros((1, 0), np.float32))
+    loss = unreal.control_loss(net, features, steps, following, discount=0.5)
+    best = 0.55
+    goals = np.array([1 / 255, 0.0, (255 - 2) / 255 + 0.5 * best, 51 / 255 + 0.5 * best])
+    assert loss.item() == pytest.approx(
+        np.mean(0.5 * 16 * (np.array([0.55, 0.25, -0.05, 0.25]) - goals) ** 2), rel=1e-4
+    )
+
+
+def test_pixel_control_has_a_discount_of_its_own(monkeypatch):
+    seen = []
+
+    def control_loss(*given):
+        seen.append(given[-1])
+        return torch.zeros(())
+
+    monkeypatch.setattr(unreal, "control_loss", control_loss)
+    worker, message = begun(discount=0.9, pixel_discount=0.5)
+    for _ in range(2):
+        worker.sample(message, np.zeros(5))
+    assert seen == [0.5]

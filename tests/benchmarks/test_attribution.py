@@ -78,3 +78,19 @@ def test_weights_over_domains() -> None:
     drop = drops(SOURCES, [(LAB.parse("lab/B/hat-can"), "policy-ood")])[0]
     np.testing.assert_allclose(drop.over(["lab/B/hat-can", "elsewhere"]), [-1.0, 0.0])
     assert drops([], [(SOURCES[0], "policy-ood")]) == []
+
+
+def test_values_of_two_tags_are_not_averaged_into_one_factor():
+    targets = [
+        ("lab/B/cake-balloon/light=0.6", "encoder-ood"),
+        ("lab/A/hat-can/light=1.25", "policy-ood"),
+    ]
+    found = drops(SOURCES, [(LAB.parse(t), tag) for t, tag in targets])
+    assert [d.kind for d in found] == ["single", "single"]
+
+
+def test_a_value_in_a_new_conjunction_is_not_averaged_into_its_factor():
+    found = drops_of(
+        ("lab/B/cake-balloon/light=0.6", "encoder-ood"), ("lab/B/hat-can/light=1.25", "encoder-ood")
+    )
+    assert list(found) == [("single", "light=0.6"), ("several", "light=1.25 + new conjunction")]

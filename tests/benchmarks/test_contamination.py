@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agents.cells import Cell
+from benchmarks import contamination
 from benchmarks.contamination import (
     check_contamination,
     compare,
@@ -149,3 +150,23 @@ def test_without_frames_of_stage_1_domains_are_still_compared(tmp_path: Path) ->
     (target,) = found["targets"]["lab"].values()
     assert target["nearest"] is None and 0.0 < target["duplicates"] < 0.5
     assert verdict(found, "lab") == "contamination of lab: none of 1 targets flagged"
+
+
+def test_half_of_duplicates_is_not_more_than_half():
+    assert (
+        judge(TARGET, (), trained={}, vision=(), measures=CLEAN | {"duplicates": 0.5})["flags"]
+        == []
+    )
+
+
+def test_the_walks_in_targets_have_layouts_of_their_own(tmp_path, monkeypatch):
+    seeds = set()
+
+    def walk(config, *_):
+        seeds.add(config.frames.seed)
+        return np.zeros((4, 16, 16, 3), np.uint8), {}
+
+    monkeypatch.setattr(contamination, "explore", walk)
+    config = Config(name="r", runs=str(tmp_path))
+    check_contamination(config, RunDirectory.open(config), [], [PAPER])
+    assert seeds == {config.frames.seed + 1 + config.transfer.seed}

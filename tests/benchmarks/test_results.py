@@ -210,3 +210,22 @@ def test_thirty_thousand_episodes_take_seconds(scores_of) -> None:
     began = time.monotonic()
     summarise(scores, LAB)
     assert time.monotonic() - began < 20.0
+
+
+def test_algorithms_are_compared_with_themselves_only(scores_of):
+    scores = scores_of() + scores_of("pixels") + scores_of(algorithm="ec")
+    assert {(c["algorithm"], c["against"]) for c in summarise(scores)["comparisons"]} == {
+        ("dqn", "pixels")
+    }
+
+
+def test_an_uncertain_ceiling_gives_no_scale(scores_of):
+    floor = scores_of("none", algorithm="random-policy", seeds=1, target=0.0, spread=0.1)
+    scores = scores_of(seeds=5) + scores_of("factors", seeds=5, target=0.5, spread=3.0) + floor
+    summary = summarise(scores)
+    ceiling, floor = (
+        row_of(summary, "factors")["target"]["mean"],
+        row_of(summary, "none")["target"]["mean"],
+    )
+    assert ceiling > floor, "but not for certain"
+    assert row_of(summary, "darla")["normalised"]["target"] is None

@@ -1,3 +1,5 @@
+import re
+
 from benchmarks.results import summarise
 
 
@@ -89,3 +91,28 @@ def test_the_headline_without_target_scores(scores_of) -> None:
     only_random = scores_of("none", algorithm="random-policy", seeds=1)
     assert "No trained policy" in summarise(only_random)["headline"]
     assert "No trained policy" in summarise([])["headline"]
+
+
+def test_the_rival_is_of_the_same_algorithm(scores_of):
+    text = headline_of(
+        scores_of(),
+        scores_of("pixels", target=2.0, spread=0.0),
+        scores_of("dae", algorithm="ec", target=9.0, source=1.0, spread=0.0),
+    )
+    assert "strongest rival, end-to-end pixels, scores 2.00" in text
+
+
+def test_the_difference_is_that_of_the_chosen_algorithm(scores_of):
+    text = headline_of(
+        scores_of(algorithm="ec", source=8.0, target=6.0, spread=0.1),
+        scores_of("pixels", algorithm="ec", target=1.0, spread=0.1),
+        scores_of(source=4.0, target=1.0, spread=0.1),
+        scores_of("pixels", target=6.0, spread=0.1),
+    )
+    assert "EC on" in text and ": DARLA scores 5.0" in text and "more" in text
+
+
+def test_an_interval_that_is_turned_around_stays_in_order(scores_of):
+    text = headline_of(scores_of("pixels", target=9.0), scores_of("darla", target=2.0))
+    low, high = map(float, re.search(r"DARLA scores 7\.00 \[(\S+), (\S+)\] less", text).groups())
+    assert low < 7.0 < high

@@ -224,3 +224,14 @@ while True:
     run.start("dae")
     run.finish("dae")
     assert run.finished("dae")
+
+
+def test_a_stage_that_starts_again_keeps_its_seconds(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    run.start("dae")
+    clock.now += 10
+    run.start("dae")
+    clock.now += 5
+    run.finish("dae")
+    assert run.status()["stages"]["dae"]["seconds"] == 15

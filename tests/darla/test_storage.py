@@ -253,3 +253,20 @@ def test_kill_9_leaves_whole_files(tmp_path: Path):
     rows = read_jsonl(tmp_path / "rows.jsonl", repair=True)
     assert [row["n"] for row in rows] == list(range(len(rows)))
     assert read_json(tmp_path / "state.json")["n"] in (len(rows) - 1, len(rows))
+
+
+@pytest.mark.parametrize("missing", [1, 7, 8, 20])
+def test_a_truncated_file_is_not_mapped(tmp_path, missing):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": np.arange(12, dtype=np.float32)})
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(CorruptFileError, match="truncated"):
+        map_tensor(path, "a")
+
+
+def test_torn_lines_are_kept_one_after_the_other(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for torn in (b'{"a"', b'{"b"'):
+        path.write_bytes(b'{"a": 1}\n' + torn)
+        read_jsonl(path, repair=True)
+    assert (tmp_path / "rows.jsonl.torn").read_bytes() == b'{"a"\n{"b"\n'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete, MultiDiscrete
 
-from darla.config import Config
+from darla.config import Config, FramesConfig
 from darla.errors import ConfigError, CorruptFileError
 from darla.frames import load_frames, shard_path
 from darla.rundir import RunDirectory
@@ -204,3 +204,10 @@ def test_frames_are_collected_resumed_and_described(config: Config) -> None:
     lost.unlink()
     with pytest.raises(CorruptFileError, match=lost.name):
         load_frames(run.frames, "train")
+
+
+def test_a_small_share_of_validation_is_a_frame_at_least(tmp_path):
+    config = Config(
+        name="x", runs=str(tmp_path), frames=FramesConfig(count=100, validation=0.001, shard=150)
+    )
+    assert plan(config) == [("train", 0, 99), ("validation", 0, 1)]

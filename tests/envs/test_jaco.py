@@ -170,17 +170,19 @@ def test_the_physics_at_this_time_step_agrees_with_a_step_of_one_millisecond() -
 
 
 def test_speed_and_latency_change_how_it_moves() -> None:
-    usual, slow, late = (
-        arms(domain=f"jaco/A/ball{shift}") for shift in ("", "/speed=0.5", "/latency=2")
+    usual, slow, fast, late = (
+        arms(domain=f"jaco/A/ball{shift}")
+        for shift in ("", "/speed=0.5", "/speed=1.5", "/latency=2")
     )
     action = np.full(len(JOINTS), STILL)
     action[0] = 4
-    for simulation in (usual, slow, late):
+    for simulation in (usual, slow, fast, late):
         before = simulation.joints[0, 0]
         for _ in range(6):
             simulation.advance(0, action)
         simulation.joints[0, 0] -= before
     assert slow.joints[0, 0] == pytest.approx(usual.joints[0, 0] / 2, abs=0.02)
+    assert fast.joints[0, 0] == pytest.approx(usual.joints[0, 0] * 1.5, abs=0.03)
     assert usual.joints[0, 0] - late.joints[0, 0] == pytest.approx(math.radians(7.2), abs=0.02)
     assert late.pending[0, 0, 0] == 1.0
 
@@ -345,3 +347,50 @@ def test_the_suites_hold_out_what_they_say() -> None:
             assert look_of(domain).backdrop != look_of(source).backdrop
     with pytest.raises(DomainError, match="not of world 'jaco'"):
         JacoSimulation(get_suite("lab").d_s, 1, 1)
+
+
+def test_rewards_of_skipped_frames_are_summed():
+    single, triple = arms(), JacoSimulation([JACO.parse("jaco/A/ball")], 1, 3)
+    triple.begin(0)
+    action = np.random.default_rng(0).integers(0, 5, len(JOINTS))
+    rewards = [single.advance(0, action)[0] for _ in range(3)]
+    assert triple.advance(0, action)[0] == pytest.approx(sum(rewards))
+
+
+def test_the_last_decision_is_cut_at_the_end_of_the_episode():
+    arm = JacoSimulation([JACO.parse("jaco/A/ball")], 1, 60)
+    arm.begin(0)
+    ends = [arm.advance(0, np.full(len(JOINTS), STILL))[2] for _ in range(3)]
+    assert ends == [False, False, True] and arm.frames[0] == 150
+
+
+def test_actions_beyond_one_are_clipped_at_any_speed():
+    fast, usual = (arms(domain="jaco/A/ball/speed=0.5", continuous=True) for _ in range(2))
+    for _ in range(3):
+        fast.advance(0, np.full(len(JOINTS), 7.0))
+        usual.advance(0, np.ones(len(JOINTS)))
+    assert (fast.joints == usual.joints).all()
+
+
+def test_latency_does_not_reach_into_the_next_episode():
+    late = arms(domain="jaco/A/ball/latency=2")
+    late.advance(0, np.full(len(JOINTS), 4))
+    late.begin(0)
+    assert not late.pending.any()
+
+
+def test_the_state_of_fingers_spans_their_range():
+    arm = arms()
+    for share, value in ((0.0, -1.0), (0.5, 0.0), (1.0, 1.0)):
+        arm.joints[0, 6:] = arm._low[6:] + share * (arm._high[6:] - arm._low[6:])
+        assert arm.state()[0, 12:15] == pytest.approx(np.full(3, value), abs=1e-6)
+
+
+def test_an_automatic_reset_starts_as_the_last_reset_asked():
+    vector = JacoVectorEnv(SOURCES, 2, render=False)
+    begun, begin = [], vector.simulation.begin
+    vector.simulation.begin = lambda i, start: (begun.append(start), begin(i, start))
+    vector.reset(seed=0, options={"start": "anywhere"})
+    vector.simulation.frames[:] = 149
+    vector.step(np.full((2, 9), STILL))
+    assert begun == ["anywhere"] * 4

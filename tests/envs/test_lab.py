@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from darla.errors import DomainError
+from envs import lab
 from envs.lab import (
     ACTIONS,
     DEPTH,
@@ -226,3 +227,61 @@ def test_lathe_makes_closed_outward_meshes(kind: str) -> None:
 def test_a_domain_of_another_world_is_refused() -> None:
     with pytest.raises(DomainError, match="at least one domain"):
         LabSimulation([], 1, 12)
+
+
+def test_the_tenth_pickup_ends_the_episode_no_later_than_the_clock():
+    rooms = simulation()
+    rooms.picked[0], rooms.frames[0] = PICKUPS - 1, EPISODE_FRAMES - 5
+    alone(rooms, 5.0, 5.0, 0.0, (5.49, 5.0, "can"))
+    assert rooms.advance(0, FORWARD) == (1.0, True, False)
+    assert rooms.frames[0] == EPISODE_FRAMES
+
+
+def test_strafing_is_to_the_side_of_any_heading():
+    rooms = simulation()
+    alone(rooms, 5.0, 5.0, math.pi / 2)
+    rooms.advance(0, LEFT)
+    assert rooms.pose[0, :2] == pytest.approx([5.0 - 0.64, 5.0])
+
+
+def test_bearings_are_measured_over_the_shorter_way():
+    rooms = simulation()
+    alone(rooms, 5.0, 5.0, 3.1, (5.0 + 2 * math.cos(-3.1), 5.0 + 2 * math.sin(-3.1), "can"))
+    kind, bearing, distance = rooms.nearest()
+    assert (
+        kind[0] >= 0
+        and bearing[0] == pytest.approx(math.degrees(2 * math.pi - 6.2))
+        and distance[0] == pytest.approx(2.0)
+    )
+
+
+def test_nothing_lies_within_reach_at_a_start_anywhere():
+    env = LabVectorEnv(SOURCES, 200, render=False)
+    env.reset(seed=0, options={"start": "anywhere"})
+    _, distance = env.simulation.relative()
+    assert distance[env.simulation.present].min() > lab.PICKUP_RADIUS
+
+
+def test_an_episode_ends_within_a_long_decision():
+    rooms = simulation(frame_skip=60)
+    rooms.picked[0] = PICKUPS - 1
+    # The hat comes within reach in frame 13, when the delay of twelve frames is over.
+    alone(rooms, 5.0, 5.0, 0.0, (5.49, 5.0, "can"), (6.17, 5.0, "hat"))
+    assert rooms.advance(0, FORWARD) == (1.0, True, False)
+    assert (rooms.frames[0], rooms.present[0].sum()) == (13, 1)
+    assert rooms.pose[0, 0] == pytest.approx(5.0 + 13 * 3.2 / 60)
+
+
+def test_starts_anywhere_may_leave_ten_objects():
+    env = LabVectorEnv(SOURCES, 300, render=False)
+    env.reset(seed=0, options={"start": "anywhere"})
+    assert (env.simulation.present.sum(1) == 10).mean() > 0.04
+
+
+def test_only_sub_environments_of_the_mask_are_reset():
+    vector = LabVectorEnv(SOURCES, 3, render=False)
+    vector.reset(seed=0)
+    vector.step(np.full(3, FORWARD))
+    vector.reset(options={"reset_mask": np.array([False, True, False])})
+    assert vector.simulation.frames.tolist() == [12, 0, 12]
+    assert vector.simulation.episode.tolist() == [0, 1, 0]

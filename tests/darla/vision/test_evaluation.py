@@ -122,3 +122,43 @@ def test_a_factor_that_follows_from_another_is_left_out(frames: Frames) -> None:
     assert factor_scores(noise, labelled)["factors"] == ["kind", "bearing", "distance"]
     bare = Frames(frames.pictures, {"domain": frames.labels["domain"]}, frames.domains, pairs)
     assert factor_scores(noise, bare) == {}, "pair is room under another name"
+
+
+def test_the_error_on_objects_is_a_ratio_of_sums(frames):
+    kinds = frames.labels["kinds"].copy()
+    kinds[:100][kinds[:100] == 0] = 1
+    two = dataclasses.replace(
+        frames, labels={**frames.labels, "kinds": kinds}, kinds=("square", "other")
+    )
+    gone = torch.from_numpy(frames.labels["background"]).clone()
+    gone[100:] = frames.pictures[100:]
+    errors = reconstruction_errors(in_turn(gone), two, CPU)
+    assert (errors["objects/square"], errors["objects/other"]) == (0.0, pytest.approx(1.0))
+    assert errors["objects"] == pytest.approx(0.25, abs=0.02)
+
+
+def test_bearings_of_far_objects_are_not_probed(frames):
+    far = np.arange(len(frames)) % 2 == 0
+    labels = frames.labels
+    latents = labels["bearing"][:, None].astype(np.float32)
+    bearing = np.where(far, -5 * labels["bearing"], labels["bearing"])
+    distance = np.where(far, 6.5, labels["distance"])
+    changed = dataclasses.replace(
+        frames, labels={**labels, "bearing": bearing, "distance": distance}
+    )
+    assert probe(latents, changed)["bearing"] < 0.2
+
+
+def test_probes_are_scored_on_frames_that_they_were_not_fitted_to(frames):
+    noise = np.random.default_rng(0).normal(size=(len(frames), 190)).astype(np.float32)
+    result = probe(noise, frames)
+    assert result["room"] < 0.65 and result["bearing"] > 3
+
+
+def test_an_object_of_few_pixels_is_not_in_view(frames):
+    kinds = frames.labels["kinds"].copy()
+    for i in range(200):
+        kinds[i].flat[np.flatnonzero(kinds[i] >= 0)[3:]] = -1
+    few = dataclasses.replace(frames, labels={**frames.labels, "kinds": kinds})
+    latents = np.random.default_rng(0).normal(size=(len(frames), 3))
+    assert factor_scores(latents, few)["frames"] == 200

@@ -22,6 +22,7 @@ from darla.vision.losses import (
     unnormalised_beta,
 )
 from darla.vision.networks import DAE, VAE
+from darla.vision.pretrain import seed_weights
 from darla.vision.training import (
     DAEObjective,
     VAEObjective,
@@ -107,11 +108,14 @@ def test_gradient_flows_through_the_guess_only_and_the_dae_stays_frozen() -> Non
 
 
 def test_a_sampled_decoder_is_read_through_its_noise() -> None:
-    term = DAEReconstruction(DAE())
+    dae = DAE()
+    seed_weights(dae, 0, 0, he=True)  # with other weights its output hardly depends on its input
+    term = DAEReconstruction(dae)
     target, mean = pictures(), pictures(seed=1)
     log_variance = torch.full_like(mean, -2.0)
     noise = torch.randn(mean.shape, generator=generator(2))
     expected = term(target, mean + noise * torch.e**-1, log_variance, None)
+    assert expected > 1.1 * term(target, mean, log_variance, None)
     torch.testing.assert_close(term(target, mean, log_variance, noise), expected)
 
 
@@ -244,3 +248,19 @@ def test_a_bernoulli_decoder_is_read_before_its_sigmoid() -> None:
         guess = vae.decode(sample(mean, log_variance, noise[0]))[0]
     expected = torch.nn.functional.binary_cross_entropy(guess, batch, reduction="sum") / 3
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_rectangles_reach_every_edge():
+    masks = occlusion_mask(2000, 16, 1.0, generator())[:, 0]
+    for line in (masks.any(2), masks.any(1)):
+        assert line[:, 0].any() and line[:, -1].any()
+
+
+def test_the_pixel_term_is_of_the_mean_and_not_of_a_sample():
+    dae, target, guess = DAE(), pictures(), pictures(seed=1)
+    unit, noise = torch.zeros_like(guess), torch.randn(guess.shape, generator=generator(2))
+    plain, mixed = (
+        DAEReconstruction(dae, "output", w)(target, guess, unit, noise) for w in (0.0, 3.0)
+    )
+    pixel = PixelReconstruction()(target, guess, unit, None)
+    torch.testing.assert_close(mixed - plain, 3 * pixel, rtol=1e-3, atol=1e-2)

@@ -139,3 +139,31 @@ def test_the_generator_alone_decides(factors: np.ndarray) -> None:
 def test_unusable_samples_are_refused(rows: int, column: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         disentanglement(np.zeros((rows, 2)), np.array(column)[:, None], rng())
+
+
+def test_the_factor_vae_score_does_not_depend_on_scales(factors):
+    latents = standard(factors) + 0.3 * np.random.default_rng(4).normal(size=factors.shape)
+    assert (
+        factor_vae_score(latents * [1.0, 10.0, 100.0], factors, rng())
+        == factor_vae_score(latents, factors, rng())
+        > 0.95
+    )
+
+
+def test_completeness_is_shared_between_copies(factors):
+    dci = dci_forest(np.tile(standard(factors), 2), factors, rng())
+    assert dci["dci_forest/completeness"] == pytest.approx(1 - np.log(2) / np.log(6), abs=0.06)
+
+
+def test_modularity_of_a_latent_that_tells_two_factors():
+    factors = np.array([[a, b] for a in range(2) for b in range(4)] * 50)
+    latents = 4.0 * factors[:, :1] + factors[:, 1:]
+    # log 4 of one and log 2 of the other: 1 - (1/2)^2
+    assert modularity(latents, factors) == pytest.approx(0.75)
+    three = np.hstack([factors, np.repeat([[0], [1]], 200, 0)])
+    assert modularity(latents, three) == pytest.approx(0.875)
+
+
+def test_informativeness_is_of_what_the_forest_was_not_fitted_to(factors):
+    latents = np.random.default_rng(2).normal(size=(len(factors), 5))
+    assert dci_forest(latents, factors, rng(), nominal=(0,))["dci_forest/informativeness"] < 0.12

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from darla.vision.networks import DAE, VAE
+from tests.darla.vision.test_losses import pictures
 
 
 def test_the_trunk_is_the_papers() -> None:
@@ -68,3 +69,19 @@ def test_every_network_has_the_pictures_shape(network: str, variance: bool) -> N
     assert picture.shape == log_variance.shape == pictures.shape
     assert 0 <= picture.min() and picture.max() <= 1
     assert bool(log_variance.any()) == variance
+
+
+def test_the_decoders_log_variance_is_kept_inside_its_range():
+    vae = VAE()
+    for bias, edge in ((1e6, 4.0), (-1e6, -10.0)):
+        with torch.no_grad():
+            vae.painter.paint[-1].bias[3:] = bias
+        assert (vae.decode(torch.zeros(2, 32))[1] == edge).all()
+
+
+def test_the_posteriors_log_variance_is_kept_inside_its_range():
+    vae = VAE()
+    for bias, edge in ((1e6, 4.0), (-1e6, -10.0)):
+        with torch.no_grad():
+            vae.posterior.bias.fill_(bias)
+        assert (vae.encode(pictures())[1] == edge).all()

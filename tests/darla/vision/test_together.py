@@ -89,7 +89,7 @@ def test_more_processes_than_cpus_are_refused(run: RunDirectory) -> None:
     crowd = variant(run, "crowd", parts=1, processes=16)
     ray = crowd.config.ray.model_copy(update={"cpus_per_worker": 1000.0})
     config = crowd.config.model_copy(update={"ray": ray})
-    with pytest.raises(ConfigError, match=r"reserves 16000 CPUs and this machine has 1000; give"):
+    with pytest.raises(ConfigError, match=r"reserves 16000 CPUs and this machine has \d+; give"):
         fit_together(config, crowd, "dae", torch.device("cpu"), quiet=True)
 
 

@@ -10,6 +10,7 @@ from darla.devices import can_compile
 from darla.vision.networks import DAE, VAE
 from darla.vision.pretrain import seed_weights
 from darla.vision.training import DAEObjective, Trainer, make_objective
+from tests.darla.vision.test_losses import generator, pictures
 
 SIZE = 32
 
@@ -64,3 +65,33 @@ def test_a_compiled_step_is_the_step() -> None:
     (eager, weights), (compiled, others) = (one_channel_step(how) for how in ("off", "on"))
     assert compiled == pytest.approx(eager, rel=1e-4)
     assert torch.allclose(others, weights, atol=1e-4)
+
+
+def test_gradients_are_clipped_over_the_whole_batch():
+    dae = DAE(32, 8)
+    seed_weights(dae, 0, 0)
+    shown = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8, generator=generator())
+    for limit in (1e-3, None):
+        trainer = Trainer(
+            DAEObjective(dae),
+            shown,
+            OptimisationConfig(images=50, batch=10, gradient_norm=limit),
+            VisionConfig(precision="float32", parts=2),
+        )
+        trainer.step()
+        norm = torch.cat([p.grad.flatten() for p in dae.parameters()]).norm().item()
+        assert norm == pytest.approx(limit, rel=1e-3) if limit else norm > 1.0
+
+
+@pytest.mark.parametrize(("decoder", "drawn"), [("mean", 1), ("sample", 2)])
+def test_noise_of_the_picture_is_drawn_where_the_decoder_is_sampled(decoder, drawn):
+    dae = DAE()
+    seed_weights(dae, 0, 0, he=True)
+    objective = make_objective(VAEConfig(decoder=decoder), VAE(), dae, 3 * 64 * 64)
+    noise = objective.draw(3, 64, generator())
+    assert len(noise) == drawn
+    losses = [
+        objective.loss(pictures(), noise[0], *([other] * (drawn - 1)))[1]["reconstruction"].item()
+        for other in (torch.zeros(3, 3, 64, 64), torch.ones(3, 3, 64, 64))
+    ]
+    assert (losses[0] != losses[1]) == (decoder == "sample")

@@ -7,6 +7,7 @@ factor enters the latents.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -269,13 +270,19 @@ def _inference(
 
 
 def summary_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The scores of runs as a table for a terminal, with mean and standard deviation over them."""
+    """The scores of runs as a table for a terminal, with mean and standard deviation over them.
+
+    What the names of all runs begin with is its title.
+    """
     from rich.table import Table
 
     several = len(reports) > 1
-    table = Table()
-    for name in ("score", *reports, *(["mean", "sd"] if several else [])):
-        table.add_column(name, justify="left" if name == "score" else "right")
+    shared = os.path.commonprefix(list(reports)).rpartition("-")[0] if several else ""
+    names = [name.removeprefix(shared).removeprefix("-") for name in reports]
+    table = Table(title=shared or None, title_justify="left")
+    table.add_column("score", no_wrap=True)
+    for name in (*names, *(["mean", "sd"] if several else [])):
+        table.add_column(name, justify="right")
     for name, values in scores_of(reports).items():
         figures = [*values, *([np.mean(values), np.std(values, ddof=1)] if several else [])]
         table.add_row(name, *(f"{value:.3f}" for value in figures))

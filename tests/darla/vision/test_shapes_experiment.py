@@ -154,6 +154,9 @@ def test_the_summary_has_the_mean_over_runs() -> None:
     assert scores_of(reports)["mig"] == [0.1, 0.3]
     table = summary_table(reports)
     assert [column.header for column in table.columns] == ["score", "a", "b", "mean", "sd"]
+    seeds = summary_table({f"quick-seed-{seed}": report(0.1) for seed in range(3)})
+    assert seeds.title == "quick-seed"
+    assert [column.header for column in seeds.columns][:4] == ["score", "0", "1", "2"]
     assert [list(column.cells)[1] for column in table.columns] == [
         "mig",
         "0.100",

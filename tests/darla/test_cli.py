@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 
+from agents import parallel
 from darla import cluster, doctor, jobs, pipeline, tuning
 from darla.cli import app, config_app
 from darla.config import Config
@@ -253,6 +254,7 @@ def test_every_example_is_valid(config, stages, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "submit", lambda tree, address, *, pip: "job-1")
     monkeypatch.setattr(jobs, "follow", lambda *_: 0)
     monkeypatch.setattr(cluster, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(parallel, "slots_of", lambda config: 1)
     darla("run", "lab-quick")
     for command in COMMANDS:
         darla(*command.split(), "--help")

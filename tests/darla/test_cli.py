@@ -264,6 +264,21 @@ def test_every_example_is_valid(config, stages, capsys, monkeypatch):
         assert darla(*example) == 0, (example, capsys.readouterr().err)
 
 
+def test_a_benchmark_that_fits_nowhere_is_refused_before_it_leaves_anything(
+    config, stages, capsys, monkeypatch
+):
+    def none(config):
+        raise ConfigError("a cell reserves 8.5 CPUs and this machine has 8")
+
+    (config.parent / "configs").mkdir()
+    (config.parent / "configs" / "benchmark-dev.yaml").write_text("name: benchmark-dev\n")
+    monkeypatch.setattr(cluster, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(parallel, "slots_of", none)
+    assert darla("benchmark", "--tier", "dev") == 2
+    assert "reserves 8.5 CPUs" in capsys.readouterr().err
+    assert stages.done == [] and not (config.parent / "runs" / "benchmark-dev").exists()
+
+
 def test_run_does_all_stages_in_order_and_prints_the_table(config, stages, capsys):
     assert darla("run", config) == 0
     assert stages.done == [*ALL, "transfer"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.statistics import FloatArray
-from envs.domains import Domain, Value
+from envs.domains import Domain, Value, value_text
 
 Changes = tuple[tuple[str, Value], ...]
 
@@ -125,9 +125,7 @@ def _kind(changes: Changes, conjunction: bool) -> str:
 
 
 def _label(changes: Changes, conjunction: bool) -> str:
-    words = [
-        f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in changes
-    ]
+    words = [f"{name}={value_text(value)}" for name, value in changes]
     return " + ".join(words + ["new conjunction"] * conjunction)
 
 

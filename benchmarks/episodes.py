@@ -220,7 +220,7 @@ def scores_in(scores: Sequence[Score], suite: Suite, cell: Cell, domain: Domain)
     return [
         score
         for score in scores
-        if Cell(score.algorithm, score.perception, score.seed) == cell
+        if score.cell == cell
         and score.domain == domain.id
         and (score.split == "source" or score.suite == suite.name)
         and UNFINISHED not in score.tags

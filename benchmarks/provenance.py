@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.algorithms import POLICY_FILE
-from agents.cells import Cell
 from benchmarks.scores import UNFINISHED, Score
 from benchmarks.sight import scalar
 from benchmarks.tiers import tier_of
@@ -59,7 +58,7 @@ def commands_of(run: RunDirectory, status: Mapping[str, Any], protocols: Sequenc
     lines += ["make install", ". .venv/bin/activate"]
     again = f"name={run.config.name}-again"
     tier = tier_of(run.config)
-    if tier is not None and set(protocols) < set(tier.protocols):
+    if tier is not None and {run.config.suite, *protocols} == set(tier.protocols):
         world = "" if tier.world == "lab" else f" --world {tier.world}"
         return "\n".join([*lines, f"darla benchmark --tier {tier.name}{world} {again}"])
     config = shlex.quote(str(Path(run.config.runs) / run.config.name / "config.yaml"))
@@ -158,7 +157,7 @@ def replays_of(
     replays = []
     for title, pick in (("worst", min), ("best", max)):
         score = pick(own, key=lambda each: each.value)
-        cell = Cell(score.algorithm, score.perception, score.seed).id
+        cell = score.cell.id
         file = run.path / "replay" / f"{title}.html"
         words = ["darla", "replay", str(run.path), "--cell", cell, "--domain", score.domain]
         words += ["--episode", str(score.episode), "-o", str(file)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +177,8 @@ def _environment() -> Environment:
 def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page = Page(anchor=anchor, name=run.config.name, config=to_yaml(run.config))
     status = _status(run, page)
-    scored_on: list[str] = []
     if run.scores.exists():
         results = results_of(run)
-        scored_on = list(results["protocols"])
         page.part = _part(results)
         page.protocols = [_part(part) for part in results["protocols"].values()]
         page.problems += _unscored(run, results)
@@ -198,7 +196,9 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.vision = _vision(run, status, page)
     page.domains = _picture(run.path / "domains.png", "Frames of every domain, with its tags", page)
     page.contamination = _contamination(run, page)
-    page.commands = provenance.commands_of(run, status, scored_on)
+    page.commands = provenance.commands_of(
+        run, status, [part.results["suite"] for part in page.protocols]
+    )
     page.digests = provenance.digests_of(run, status)
     try:
         page.digests += provenance.frame_digests_of(run)
@@ -289,19 +289,19 @@ def _pictures(run: RunDirectory, what: str, alt: str, page: Page) -> list[Pictur
     pictures = []
     for path in sorted(run.vision.glob(f"{what}*.png"), key=lambda path: path.stem):
         label = entrant(path.stem.removeprefix(what).removeprefix("-") or "darla").label
-        picture = _picture(path, f"{alt} ({label})", page)
+        picture = _picture(path, f"{alt} ({label})", page, label)
         if picture is not None:
-            pictures.append(replace(picture, vision=label))
+            pictures.append(picture)
     return pictures
 
 
-def _picture(path: Path, alt: str, page: Page) -> Picture | None:
+def _picture(path: Path, alt: str, page: Page, vision: str = "") -> Picture | None:
     """A picture of a run, or None where there is none, or where it cannot be read."""
     if not path.exists():
         return None
     try:
         with Image.open(path) as image:
-            return Picture(data_uri(image), alt)
+            return Picture(data_uri(image), alt, vision)
     except OSError as error:  # Pillow's for a damaged file is one of these
         page.problems.append(f"{path} cannot be read: {error.strerror or 'it is damaged'}")
         return None

@@ -117,8 +117,9 @@ def summarise(
     targets = [score for score in scores if score.split == "target"]
     notes: list[str] = []
     rows = [_row(entry, sample, world, notes) for entry in sample.entries.values()]
-    if world and beside:
-        every = {score.key: score for score in (*beside, *scores)}
+    if world and any(drop["kind"] == "pair" for row in rows for drop in row["attribution"]):
+        # A domain of several suites counts once.
+        every = {(s.cell, s.domain, s.episode): s for s in (*beside, *scores)}
         _add_interactions(rows, sample, Sample(list(every.values()), seed), world)
     comparisons = _comparisons(sample)
     notes += limits(rows)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from agents.cells import Cell
 from darla.errors import CorruptFileError, MissingFileError
 from darla.storage import read_jsonl
 from envs.domains import ENCODER_OOD
@@ -88,6 +89,11 @@ class Score:
         """What makes this episode one of a kind in a run; all protocols share the sources."""
         suite = "" if self.split == "source" else self.suite
         return (self.algorithm, self.perception, self.seed, suite, self.domain, self.episode)
+
+    @property
+    def cell(self) -> Cell:
+        """Who played it."""
+        return Cell(self.algorithm, self.perception, self.seed)
 
     @property
     def group(self) -> str:

@@ -262,18 +262,13 @@ def _scored(run: RunDirectory) -> tuple[set[EpisodeKey], set[Cell]]:
     kept = [item for item in scores if not (UNFINISHED in item.tags and _outdated(run, item))]
     if len(kept) < len(scores):
         write_jsonl(run.scores, [item.row() for item in kept])
-    marked = {_cell_of(item) for item in kept if UNFINISHED in item.tags}
+    marked = {item.cell for item in kept if UNFINISHED in item.tags}
     return {item.key for item in kept}, marked
 
 
-def _cell_of(item: Score) -> Cell:
-    return Cell(item.algorithm, item.perception, item.seed)
-
-
 def _outdated(run: RunDirectory, item: Score) -> bool:
-    cell = _cell_of(item)
-    newest = [int(path.stem) for path in checkpoints_of(run, cell)[-1:]]
-    return is_trained(run, cell) or newest != [item.decisions]
+    newest = [int(path.stem) for path in checkpoints_of(run, item.cell)[-1:]]
+    return is_trained(run, item.cell) or newest != [item.decisions]
 
 
 def _missing(cell: Cell, exam: Exam, done: set[EpisodeKey]) -> bool:

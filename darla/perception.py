@@ -158,13 +158,12 @@ class _MeanEncoder:
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         from darla.devices import choose_precision
+        from darla.vision.evaluation import to_float
 
         precision = choose_precision("auto", pictures.device)
         if next(self._model.parameters()).dtype != precision:
             self._model.to(precision)  # once in a process; even without effect it takes its time
-        # Bytes are exact in bfloat16, and quotients are rounded once: what `to_float` would give.
-        seen = pictures.permute(0, 3, 1, 2).to(precision) / 255.0
-        encoded = self._model.encode(seen)  # type: ignore[operator]
+        encoded = self._model.encode(to_float(pictures, precision))  # type: ignore[operator]
         return (encoded[0] if isinstance(encoded, tuple) else encoded).float()
 
 

@@ -128,7 +128,7 @@ class World:
             if factor.default is None:
                 words.append(str(value))
             elif value != factor.default:
-                words.append(f"{factor.name}={_text(value)}")
+                words.append(f"{factor.name}={value_text(value)}")
         return Domain(self.name, tuple(chosen), "/".join(words))
 
     def parse(self, text: str) -> Domain:
@@ -140,14 +140,14 @@ class World:
         world, *words = text.split("/")
         if world != self.name:
             raise DomainError(f"domain '{text}' is not of world '{self.name}'")
-        required = [factor.name for factor in self.factors if factor.default is None]
+        required = [factor for factor in self.factors if factor.default is None]
         if len(words) < len(required):
-            needed = (factor for factor in self.factors if factor.default is None)
             example = "/".join(
-                [self.name, *(f.choices[0] if f.choices else str(f.low) for f in needed)]
+                [self.name, *(f.choices[0] if f.choices else str(f.low) for f in required)]
             )
             raise DomainError(f"domain '{text}' is too short, an example is '{example}'")
-        values: dict[str, Value] = dict(zip(required, words, strict=False))
+        names = (factor.name for factor in required)
+        values: dict[str, Value] = dict(zip(names, words, strict=False))
         for word in words[len(required) :]:
             name, equals, value = word.partition("=")
             if not equals:
@@ -156,8 +156,8 @@ class World:
         return self.domain(**values)
 
 
-def _text(value: Value) -> str:
-    """A value as it stands in an id: a number in as few digits as lead back to it."""
+def value_text(value: Value) -> str:
+    """A value as it stands in ids and labels: a number in as few digits as lead back to it."""
     if isinstance(value, str):
         return value
     short = f"{value:g}"

@@ -26,9 +26,12 @@ FEWEST_SCORED = 100
 BATCH = 256
 
 
-def to_float(pictures: Tensor) -> Tensor:
-    """Converts uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 1], channels-last in memory."""
-    return pictures.permute(0, 3, 1, 2).float() / 255.0
+def to_float(pictures: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    """Converts uint8 [B, H, W, 3] to floats [B, 3, H, W] in [0, 1], channels-last in memory.
+
+    Bytes are exact in bfloat16, so that quotients are rounded once, as by a detour over float32.
+    """
+    return pictures.permute(0, 3, 1, 2).to(precision) / 255.0
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -86,10 +86,7 @@ def fit_together(
                 use_gpu=device.type == "cuda",
                 resources_per_worker={"CPU": config.ray.cpus_per_worker},
             ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(books),
-            ),
+            run_config=RunConfig(name=name, storage_path=str(books)),
         )
         for attempt in range(RESTARTS + 1):
             try:

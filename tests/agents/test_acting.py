@@ -231,9 +231,8 @@ def test_workers_play_what_one_process_plays_exactly_so_often(toy_pool):
 
 
 def test_a_memory_ends_with_its_episode():
-    class Counting:
-        def check(self, perception):
-            pass
+    class Counting(Perfect):
+        """Remembers how often it acted."""
 
         def start(self, batch):
             return np.zeros((batch, 1), np.float32)

@@ -144,9 +144,8 @@ def test_noise_is_on_both_observations_and_changes_what_is_learned():
     config, replay = DQNConfig(hidden=(8,), batch=64), filled_replay()
     noisy = Learner(SHAPE, ACTIONS, config, 0, noise=0.5)
     clean = replay.sample(64, np.random.default_rng(0))
-    for before, after in zip(
-        (clean.s_tm1, clean.s_t), (lambda b: (b.s_tm1, b.s_t))(noisy._noised(clean)), strict=True
-    ):
+    noised = noisy._noised(clean)
+    for before, after in ((clean.s_tm1, noised.s_tm1), (clean.s_t, noised.s_t)):
         assert (after - before).std().item() == pytest.approx(0.5, rel=0.15)
     plain, noisy = learner(config), Learner(SHAPE, ACTIONS, config, 0, noise=0.5)
     assert plain.train(replay, 1) != noisy.train(replay, 1)

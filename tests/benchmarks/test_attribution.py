@@ -80,6 +80,17 @@ def test_weights_over_domains() -> None:
     assert drops([], [(SOURCES[0], "policy-ood")]) == []
 
 
+def test_values_that_differ_late_have_labels_of_their_own():
+    found = drops_of(
+        ("lab/A/hat-can/light=0.6000001", "encoder-ood"),
+        ("lab/A/hat-can/light=0.6000002", "encoder-ood"),
+    )
+    assert {name for kind, name in found if kind == "single"} == {
+        "light=0.6000001",
+        "light=0.6000002",
+    }
+
+
 def test_values_of_two_tags_are_not_averaged_into_one_factor():
     targets = [
         ("lab/B/cake-balloon/light=0.6", "encoder-ood"),

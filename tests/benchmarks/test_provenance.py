@@ -57,6 +57,7 @@ def test_the_same_again_is_the_tier_or_the_run_with_its_protocols(
     last = commands_of(smoke, {}, ["lab-single"]).splitlines()[-1]
     assert last == "darla benchmark --tier smoke name=s-again"
     assert "darla run" in commands_of(smoke, {}, ["lab-looks"])
+    assert "darla run" in commands_of(smoke, {}), "it was not scored as the tier is"
     changed = load_config("benchmark-smoke", [f"runs={tmp_path}", "name=t", "frames.seed=5"])
     assert "darla run" in commands_of(RunDirectory.open(changed), {}, ["lab-single"])
 

@@ -184,6 +184,10 @@ def test_pairs_interact_with_changes_that_another_suite_scored_alone(tmp_path, s
         ("interaction", "walls=grey + light=0.5"),
         ("pair", "walls=grey + light=0.6"),
     ]
+    again = [dataclasses.replace(s, suite="other") for s in scores if s.suite == "lab-single"]
+    append_jsonl(run.scores, [score.row() for score in again])
+    (same,) = results_of(run)["protocols"]["lab-pairs"]["rows"]
+    assert same["attribution"] == row["attribution"], "a domain of two suites counts once"
     pair, interaction = (each["drop"]["mean"] for each in row["attribution"][:2])
     assert pair == pytest.approx(6.5) and interaction == pytest.approx(6.5 - 3.0 - 4.0)
     (row,) = results["protocols"]["lab-single"]["rows"]

@@ -40,6 +40,11 @@ def test_to_float_keeps_colours_and_is_channels_last() -> None:
     assert converted.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_every_byte_is_the_same_in_bfloat16_by_either_way() -> None:
+    pictures = torch.arange(256).byte().view(1, 16, 16, 1)
+    assert torch.equal(to_float(pictures, torch.bfloat16), to_float(pictures).bfloat16())
+
+
 def test_a_perfect_reconstruction_has_no_error(frames: Frames) -> None:
     errors = reconstruction_errors(lambda target: target, frames, CPU)
     assert errors == {"pixels": 0.0, "objects": 0.0, "objects/square": 0.0}

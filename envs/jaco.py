@@ -209,13 +209,13 @@ class JacoSimulation(Simulation):
         self._mujoco = mujoco = import_mujoco()
         self._model = model = shared_model()
         self._data = [mujoco.MjData(model) for _ in range(n)]
-        self._tips = [model.site(f"jaco/tip_{k}").id for k in range(1, 4)]
+        self._tips = np.array([model.site(f"jaco/tip_{k}").id for k in range(1, 4)])
         self._wrist = model.site("jaco/wristsite").id
         self._substeps = round(FRAME_SECONDS / TIMESTEP)
         self._physics = mujoco.mjtState.mjSTATE_INTEGRATION
         free = np.ptp(model.jnt_range, axis=1) == 0
         self._low = np.where(free, -np.pi, model.jnt_range[:, 0])
-        self._high = np.where(free, np.pi, model.jnt_range[:, 1])
+        self._span = np.where(free, np.pi, model.jnt_range[:, 1]) - self._low
         settings = [settings_of(domain) for domain in self.domains]
         self._speed = [each["speed"] for each in settings]
         self._latency = [round(each["latency"]) for each in settings]
@@ -276,16 +276,19 @@ class JacoSimulation(Simulation):
         """
         mujoco, model, data = self._mujoco, self._model, self._data[i]
         mujoco.mj_resetData(model, data)
-        while True:
-            data.qpos[:] = rng.uniform(self._low, self._high)
-            self._look_at(i)
-            middle = self.tips[i].mean(0)
-            if (middle < low).any() or (middle > high).any():
+        angles, sites = data.qpos, data.site_xpos
+        while True:  # some 160 times: no arrays of three numbers
+            angles[:] = self._low + self._span * rng.random(len(JOINTS))
+            mujoco.mj_kinematics(model, data)
+            one, other, third = sites[self._tips].tolist()
+            x, y, z = ((a + b + c) / 3 for a, b, c in zip(one, other, third, strict=True))
+            if not (low[0] <= x <= high[0] and low[1] <= y <= high[1] and low[2] <= z <= high[2]):
                 continue
-            if middle[2] > data.site_xpos[self._wrist, 2] - down:
+            if z > sites[self._wrist, 2] - down:
                 continue
             mujoco.mj_forward(model, data)
             if data.ncon == 0:
+                self._look_at(i)
                 return
 
     def _look_at(self, i: int) -> None:
@@ -338,11 +341,11 @@ class JacoSimulation(Simulation):
         middle = self.tips.mean(1)
         way = self.target - middle
         arm, fingers = self.joints[:, :ARM], self.joints[:, ARM:]
-        low, high = self._low[ARM:], self._high[ARM:]
+        low, span = self._low[ARM:], self._span[ARM:]
         parts = (
             np.sin(arm),
             np.cos(arm),
-            2.0 * (fingers - low) / (high - low) - 1.0,
+            2.0 * (fingers - low) / span - 1.0,
             middle - (0.3, 0.3, 0.3),
             self.target[:, :2] - 0.3,
             way,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -33,7 +35,7 @@ from envs.jaco import (
     look_of,
     settings_of,
 )
-from envs.jaco_scene import JOINTS, KINDS, MAX_SPEED, shared_model
+from envs.jaco_scene import APART, JOINTS, KINDS, MAX_SPEED, shared_model
 from envs.registry import get_suite
 
 SOURCES = get_suite("jaco").d_s
@@ -167,6 +169,32 @@ def test_the_physics_at_this_time_step_agrees_with_a_step_of_one_millisecond() -
         model.opt.timestep = coarse
         ends.append(fresh.qpos.copy())
     assert np.abs(ends[0] - ends[1]).max() < 0.005
+
+
+def test_bodies_that_are_not_looked_at_for_contacts_never_come_near() -> None:
+    import mujoco
+
+    model, simulation, rng = shared_model(), arms(), np.random.default_rng(0)
+    data, low, span = mujoco.MjData(model), simulation._low, simulation._span
+    pairs = [
+        (one, other)
+        for names in APART
+        for one, other in itertools.product(*(geoms_of(model, name) for name in names))
+    ]
+    nearest = 1.0
+    for pose in range(1_000):
+        share = rng.random(len(JOINTS))
+        # Motors press fingers a little beyond the ends of their ranges.
+        data.qpos[:] = low + span * (share if pose % 2 else 1.04 * share.round() - 0.02)
+        mujoco.mj_kinematics(model, data)
+        for pair in pairs:
+            nearest = min(nearest, mujoco.mj_geomDistance(model, data, *pair, 1.0, None))
+    assert nearest > 0.005
+
+
+def geoms_of(model: Any, body: str) -> list[int]:
+    first, count = model.body(f"jaco/{body}").geomadr[0], model.body(f"jaco/{body}").geomnum[0]
+    return list(range(first, first + count))
 
 
 def test_speed_and_latency_change_how_it_moves() -> None:
@@ -382,7 +410,7 @@ def test_latency_does_not_reach_into_the_next_episode():
 def test_the_state_of_fingers_spans_their_range():
     arm = arms()
     for share, value in ((0.0, -1.0), (0.5, 0.0), (1.0, 1.0)):
-        arm.joints[0, 6:] = arm._low[6:] + share * (arm._high[6:] - arm._low[6:])
+        arm.joints[0, 6:] = arm._low[6:] + share * arm._span[6:]
         assert arm.state()[0, 12:15] == pytest.approx(np.full(3, value), abs=1e-6)
 
 

@@ -26,6 +26,7 @@ from darla.cluster import RESTARTS, check_capacity, first_line, ray_session, res
 from darla.config import Config, load_config
 from darla.errors import ConfigError
 from darla.rundir import RunDirectory
+from darla.sharing import share_stage_one
 from darla.storage import read_json
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ class RunTrial(tune.Trainable):
         configs: Mapping[str, Config],
         work: Callable[[Config], object],
     ) -> None:
-        """Takes the configuration of the run that Tune names."""
+        """Takes the configuration of the run that Tune names, and those of the others."""
         self._run, self._work = configs[config["run"]], work
+        self._others = [each for name, each in configs.items() if name != config["run"]]
 
     def step(self) -> dict[str, Any]:
-        """Does the work, from where the run directory stands."""
+        """Does the work, from where the run directory stands and with what others have made."""
+        share_stage_one(self._run, self._others)
         self._work(self._run)
         return {"done": True}
 

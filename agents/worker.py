@@ -14,11 +14,14 @@ from agents.acting import Episode, Game, observe, observe_final, play_together
 from agents.policy import Actions, Policy
 from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
+from darla.devices import release_memory
 from envs.domains import Domain
 
 if TYPE_CHECKING:
     from darla.perception import Perception
 
+#: Decisions after which memory is given back to the system: some 10 ms each time.
+RELEASE_EVERY = 4_000
 #: `factory(domains, num_envs, seed=..., render=...)`, with the contract of `envs.make_vector`.
 EnvironmentFactory = Callable[..., VectorEnv]
 
@@ -106,6 +109,7 @@ class Worker:
         self._vector: VectorEnv | None = None
         self._policy: Policy | None = None
         self._parted = False
+        self._unreleased = 0
 
     def begin(
         self, perception: Perception, domains: Sequence[Domain], num_envs: int, seed: int
@@ -184,6 +188,10 @@ class Worker:
         if self._digest is not None:
             rollout = Rollout(steps, memory, self._observations, self._memory)
             content = self._digest(policy, rollout, self._rng)
+        self._unreleased += rewards.size
+        if self._unreleased >= RELEASE_EVERY:
+            release_memory()
+            self._unreleased = 0
         parted, self._parted = self._parted, False
         return Chunk(content, rewards.size, returns, self.state(), parted)
 
@@ -217,6 +225,7 @@ class Worker:
                 self._vectors[key] = self._factory(domains, len(quota), seed=seed, render=render)
             games.append(Game(self._vectors[key], quota, seed))
         play_together(policy, perception, games, epsilon=epsilon)
+        release_memory()
         return [game.finished for game in games]
 
     def state(self) -> WorkerState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,3 +73,15 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def release_memory() -> None:
+    """Gives memory that is free within this process back to the system, where the C library can.
+
+    A process that encodes pictures for hours needs it now and then: before version 2.38, glibc
+    takes new memory for most of torch's aligned blocks instead of those that were freed (its bug
+    14581), 10 to 15 kB per encoded picture.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

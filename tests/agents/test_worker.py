@@ -52,6 +52,18 @@ def assert_same(steps, other):
         assert np.array_equal(getattr(steps, name), getattr(other, name)), name
 
 
+def test_memory_is_given_back_every_few_thousand_decisions(monkeypatch):
+    given_back = []
+    monkeypatch.setattr("agents.worker.release_memory", lambda: given_back.append(True))
+    monkeypatch.setattr("agents.worker.RELEASE_EVERY", 100)
+    worker, policy = begun()
+    counts = []
+    for _ in range(6):
+        sample(worker, policy, np.full(10, 0.5))  # of 4 environments
+        counts.append(len(given_back))
+    assert counts == [0, 0, 1, 1, 1, 2]
+
+
 @pytest.mark.parametrize("name", ["factors", "pixels"])
 def test_a_chunk_holds_what_the_environment_did(name):
     worker, policy = begun(name=name)

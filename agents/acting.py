@@ -7,7 +7,7 @@ that over Ray actors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,13 @@ from gymnasium.vector import VectorEnv
 
 from agents.policy import Actions, Policy
 from agents.seeding import derive, numpy_generator
+from darla.errors import ConfigError, DarlaError
 
 if TYPE_CHECKING:
     from darla.perception import Perception
+
+#: Decisions after which an episode counts as one that never ends.
+LONGEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -179,14 +183,27 @@ class Game:
 
     @property
     def finished(self) -> list[Episode]:
-        """The episodes, by sub-environment, then in the order played."""
-        return sorted(self._episodes, key=lambda e: (e.env, e.episode))
+        """The episodes, by sub-environment, then in the order played.
+
+        Where the vector ever told of a success, every episode did or did not have one.
+        """
+        episodes = sorted(self._episodes, key=lambda e: (e.env, e.episode))
+        return episodes if self._told else [replace(each, success=None) for each in episodes]
 
     def begin(self, policy: Policy | None) -> None:
-        """Starts an episode in every sub-environment."""
+        """Starts an episode in every sub-environment.
+
+        Raises:
+            ConfigError: the policy was trained with other actions.
+        """
         count = self._vector.num_envs
         self._policy = policy
         self._choices = Actions.of(self._vector.single_action_space)
+        if policy is not None and policy.actions != self._choices:
+            raise ConfigError(
+                f"the policy has {policy.actions} and the environment it is to act in "
+                f"{self._choices}; a policy acts where the actions are those of its training"
+            )
         self._rng = numpy_generator(self._seed, "actions")
         self._memory = np.zeros((count, 0), np.float32) if policy is None else policy.start(count)
         self.frames, self.info = self._vector.reset(seed=self._seed)
@@ -219,12 +236,16 @@ class Game:
     def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         self._returns += rewards
         self._lengths += 1
+        if self._lengths[self.active].max(initial=0) > LONGEST:
+            raise DarlaError(
+                f"an episode has lasted {LONGEST:,} decisions and does not end; give the "
+                "environment an end, for instance with gymnasium.wrappers.TimeLimit"
+            )
         last = self.info.get("final_info", {})
         self._told = self._told or "success" in self.info or "success" in last
         now, then = (np.asarray(info.get("success", False), bool) for info in (self.info, last))
         self._reached |= np.where(ended, then, now)
         for i in np.flatnonzero(ended & self.active).tolist():
-            success = bool(self._reached[i]) if self._told else None
             self._episodes.append(
                 Episode(
                     domain=int(self._domain[i]),
@@ -233,7 +254,7 @@ class Game:
                     env=i,
                     episode=int(self._played[i]),
                     seed=self._seed,
-                    success=success,
+                    success=bool(self._reached[i]),
                 )
             )
         self._played += ended

@@ -59,9 +59,12 @@ class Actions:
             ConfigError: there are several choices.
         """
         if self.vector:
+            asked = f"{len(self.choices)} choices at once"
+            if len(self.choices) == 1:
+                asked = f"a vector of one; let it take Discrete({self.choices[0]}), or"
             raise ConfigError(
                 f"{algorithm} makes one choice among discrete actions, the environment asks for "
-                f"{len(self.choices)} at once; type agents.algorithms=[a3c]"
+                f"{asked}; type agents.algorithms=[a3c]"
             )
         return self.choices[0]
 

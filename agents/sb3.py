@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.wrappers import VectorLatentObservation
 from darla.perception import Perception
+from envs import check_autoreset
 
 
 class LatentVecEnv(VecEnv):
@@ -22,10 +23,12 @@ class LatentVecEnv(VecEnv):
         perception: What encodes their observations, such as `perception_from_run(path)`.
 
     Raises:
-        ConfigError: The perception cannot read the environments' observations.
+        ConfigError: The perception cannot read the environments' observations, or the vector is in
+            another autoreset mode.
     """
 
     def __init__(self, vector: VectorEnv, perception: Perception) -> None:
+        check_autoreset(vector)
         self._vector = VectorLatentObservation(vector, perception)
         super().__init__(
             vector.num_envs, self._vector.single_observation_space, vector.single_action_space
@@ -63,8 +66,10 @@ class LatentVecEnv(VecEnv):
         self._vector.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of the whole vector, once per environment."""
-        return [getattr(self._vector, attr_name, None)] * self.num_envs
+        """The attribute of the whole vector, once per environment; `render_mode` may be None."""
+        if attr_name == "render_mode":
+            return [getattr(self._vector, attr_name, None)] * self.num_envs
+        return [getattr(self._vector, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Environments of one vector have no attributes of their own."""

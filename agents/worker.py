@@ -20,6 +20,8 @@ from envs.domains import Domain
 if TYPE_CHECKING:
     from darla.perception import Perception
 
+#: Exclusive upper bound of seeds of environments: what fits a C int.
+SEEDS = 2**31
 #: Decisions after which memory is given back to the system: some 10 ms each time.
 RELEASE_EVERY = 4_000
 #: `factory(domains, num_envs, seed=..., render=...)`, with the contract of `envs.make_vector`.
@@ -256,8 +258,9 @@ class Worker:
     def load(self, state: WorkerState, digest_state: dict[str, np.ndarray] | None = None) -> None:
         """Continues from what `state` returned, after `begin` and `adopt`.
 
-        Environments that cannot restore their state start new episodes instead: the next chunk says
-        so, and what the digest kept of the old ones is dropped.
+        Environments that cannot restore their state start new episodes instead, on a seed that
+        follows from the state: the next chunk says so, and what the digest kept of the old ones is
+        dropped.
 
         Raises:
             NotBegunError: no training has begun here.
@@ -267,6 +270,9 @@ class Worker:
         inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
         self._parted = not inner
         if not inner:
+            # With the seed of `begin`, the training would see its first layouts again each time.
+            frames, info = vector.reset(seed=int(self._rng.integers(SEEDS)))
+            self._observations = observe(self._perception, frames, info)
             return
         # Ray's arrays are read-only.
         vector.load_state_dict({k: v.copy() for k, v in inner.items()})  # type: ignore[attr-defined]

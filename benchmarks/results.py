@@ -157,7 +157,7 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
         row[name] = _score(entry, (*source, *target), weights) if source and target else None
     row["normalised"] = {group: _normalised(entry, sample, group) for group in GROUPS}
     row["kept"] = {group: _kept(entry, sample, group) for group in TARGETS}
-    row["success"] = _success(entry)
+    row["success"] = _success(entry, sample)
     row["domains"] = [
         {
             "domain": domain,
@@ -173,13 +173,18 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
     return row
 
 
-def _success(entry: Entry) -> dict[str, float] | None:
-    """The share of episodes that reached the goal, by group, over all seeds and domains."""
-    told = {
-        group: [s.success for s in entry.scores if s.group == group and s.success is not None]
-        for group in GROUPS
-    }
-    return {group: float(np.mean(reached)) for group, reached in told.items() if reached} or None
+def _success(entry: Entry, sample: Sample) -> dict[str, float] | None:
+    """The share of episodes that reached the goal, by group, over all seeds and domains.
+
+    Where any episode tells of success, one that does not had none: a world may tell of it only
+    when it comes.
+    """
+    if all(score.success is None for each in sample.entries.values() for score in each.scores):
+        return None
+    reached: dict[str, list[bool]] = {group: [] for group in GROUPS}
+    for score in entry.scores:
+        reached[score.group].append(bool(score.success))
+    return {group: float(np.mean(each)) for group, each in reached.items() if each}
 
 
 def _note_gaps(entry: Entry, sample: Sample, notes: list[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from darla.config import Config, differences
@@ -51,7 +51,7 @@ def share_stage_one(config: Config, others: Sequence[Config]) -> None:
                 run.finish(stage_of(name), taken_from=other.name)
 
 
-def _only(changed: Sequence[str], sections: Sequence[str]) -> bool:
+def _only(changed: Iterable[str], sections: Sequence[str]) -> bool:
     """Whether all keys that differ are within some sections."""
     return all(any(f"{key}.".startswith(f"{name}.") for name in sections) for key in changed)
 

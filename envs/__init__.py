@@ -30,20 +30,31 @@ gymnasium.register(
 )
 
 
-def make_lab_vector(num_envs: int = 1, domain: Any = "lab/A/hat-can", **kwargs: Any) -> VectorEnv:
+def make_lab_vector(
+    num_envs: int = 1, domain: Any = "lab/A/hat-can", seed: int | None = None, **kwargs: Any
+) -> VectorEnv:
     """Entry point of `gymnasium.make_vec("darla/Lab-v0", num_envs, domain=...)`."""
     from envs.domains import parse_domains
     from envs.lab import LAB, LabVectorEnv
 
-    return LabVectorEnv(parse_domains(LAB, domain), num_envs, **kwargs)
+    return LabVectorEnv(parse_domains(LAB, domain), num_envs, seed=given_or_random(seed), **kwargs)
 
 
-def make_jaco_vector(num_envs: int = 1, domain: Any = "jaco/A/ball", **kwargs: Any) -> VectorEnv:
+def make_jaco_vector(
+    num_envs: int = 1, domain: Any = "jaco/A/ball", seed: int | None = None, **kwargs: Any
+) -> VectorEnv:
     """Entry point of `gymnasium.make_vec("darla/Jaco-v0", num_envs, domain=...)`."""
     from envs.domains import parse_domains
     from envs.jaco import JACO, JacoVectorEnv
 
-    return JacoVectorEnv(parse_domains(JACO, domain), num_envs, **kwargs)
+    return JacoVectorEnv(
+        parse_domains(JACO, domain), num_envs, seed=given_or_random(seed), **kwargs
+    )
+
+
+def given_or_random(seed: int | None) -> int:
+    """The seed, or where none is given one that no other vector has, as Gymnasium does it."""
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
 
 
 def make_vector(
@@ -81,12 +92,12 @@ def make_vector(
         also holds `final_obs`, and `final_info` with `state` and `domain` of its last step.
 
     Raises:
-        ConfigError: Unknown environment id.
+        ConfigError: Unknown environment id, or a vector in another autoreset mode.
         DependencyError: No off-screen OpenGL.
     """
     from envs.registry import get_simulator
 
-    return get_simulator(environment.id, environment.plugin).make(
+    vector = get_simulator(environment.id, environment.plugin).make(
         num_envs,
         domains,
         size=environment.size,
@@ -94,6 +105,27 @@ def make_vector(
         seed=seed,
         render=render,
     )
+    check_autoreset(vector)
+    return vector
+
+
+def check_autoreset(vector: VectorEnv) -> None:
+    """Refuses a vector that does not give the next episode's first observation where one ends.
+
+    Raises:
+        ConfigError: Its autoreset mode is not SAME_STEP; resets would be learned as decisions.
+    """
+    from gymnasium.vector import AutoresetMode
+
+    from darla.errors import ConfigError
+
+    mode = vector.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.SAME_STEP:
+        raise ConfigError(
+            f"{type(vector).__name__} has autoreset mode {getattr(mode, 'name', mode)}, needed is "
+            "SAME_STEP: give autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP to "
+            "SyncVectorEnv, and set metadata['autoreset_mode'] of a vector of your own"
+        )
 
 
 def draw_actions(space: Any, n: int, rng: np.random.Generator) -> np.ndarray:

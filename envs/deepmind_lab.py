@@ -284,11 +284,13 @@ class DeepMindLabEnv(gymnasium.Env[np.ndarray, np.int64]):
 
 
 def make_dmlab_vector(
-    num_envs: int = 1, domain: Any = "dmlab/A/hat-can", **kwargs: Any
+    num_envs: int = 1, domain: Any = "dmlab/A/hat-can", seed: int | None = None, **kwargs: Any
 ) -> VectorEnv:
     """Entry point of `gymnasium.make_vec("darla/DeepMindLab-v0", num_envs, domain=...)`.
 
     Each sub-environment holds one engine at a time; other arguments as of `SingleVectorEnv`.
     """
-    kwargs = {"size": 84, "frame_skip": 12, **kwargs}
+    from envs import given_or_random
+
+    kwargs = {"size": 84, "frame_skip": 12, "seed": given_or_random(seed), **kwargs}
     return SingleVectorEnv(DeepMindLabEnv, DMLAB, num_envs, parse_domains(DMLAB, domain), **kwargs)

@@ -104,6 +104,21 @@ class World:
     kinds: tuple[str, ...] = ()
     state_size: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises DomainError where ids would be ambiguous, or a default is not allowed."""
+        names = [factor.name for factor in self.factors]
+        for factor in self.factors:
+            if names.count(factor.name) > 1:
+                raise DomainError(f"world '{self.name}' has the factor '{factor.name}' twice")
+            if factor.default is not None:
+                factor.check(factor.default)
+        for word in (self.name, *names, *(word for f in self.factors for word in f.choices)):
+            if not word or set("/=") & set(word):
+                raise DomainError(
+                    f"world '{self.name}': '{word}' cannot be part of an id; give a name without "
+                    "'/' and '='"
+                )
+
     def domain(self, **values: Value) -> Domain:
         """Makes a domain; factors that are not given take their default.
 
@@ -118,7 +133,7 @@ class World:
                     f"it has {', '.join(names)}"
                 )
         chosen: list[tuple[str, Value]] = []
-        words = [self.name]
+        words, options = [self.name], []
         for factor in self.factors:
             given = values.get(factor.name, factor.default)
             if given is None:
@@ -128,8 +143,8 @@ class World:
             if factor.default is None:
                 words.append(str(value))
             elif value != factor.default:
-                words.append(f"{factor.name}={value_text(value)}")
-        return Domain(self.name, tuple(chosen), "/".join(words))
+                options.append(f"{factor.name}={value_text(value)}")
+        return Domain(self.name, tuple(chosen), "/".join([*words, *options]))
 
     def parse(self, text: str) -> Domain:
         """The domain with this id; the inverse of `Domain.id`.
@@ -152,6 +167,8 @@ class World:
             name, equals, value = word.partition("=")
             if not equals:
                 raise DomainError(f"in domain '{text}', '{word}' is not of the form factor=value")
+            if name in values:
+                raise DomainError(f"domain '{text}' names its {name} twice")
             values[name] = value
         return self.domain(**values)
 
@@ -189,6 +206,7 @@ class Suite:
         for label, domains in (("D_U", self.d_u), ("D_S", self.d_s), ("D_T", self.d_t)):
             if not domains:
                 raise DomainError(f"suite '{self.name}' has no domain in {label}")
+            check_domains(self.world, domains)
             if len(set(domains)) < len(domains):
                 raise DomainError(f"suite '{self.name}' names a domain twice in {label}")
         shared = [domain.id for domain in self.d_t if domain in self.d_s]

@@ -76,6 +76,8 @@ class Simulator:
 
 
 _SIMULATORS: dict[str, Simulator] = {}
+_BROKEN: dict[str, str] = {}
+"""Why what an installed package announces could not be imported, by entry point."""
 
 
 def register(simulator: Simulator) -> None:
@@ -137,7 +139,7 @@ def get_simulator(id: str, plugin: str | None = None) -> Simulator:
     if id not in known:
         raise ConfigError(
             f"environment.id is '{id}', allowed is one of {', '.join(known)}"
-            f"{did_you_mean(id, known)}"
+            f"{did_you_mean(id, known)}{_failed_packages()}"
         )
     return known[id]
 
@@ -153,6 +155,7 @@ def get_suite(name: str, plugin: str | None = None) -> Suite:
     if name not in known:
         raise DomainError(
             f"unknown suite '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}"
+            f"{_failed_packages()}"
         )
     return known[name]
 
@@ -205,13 +208,17 @@ def _built_in() -> None:
     for simulator in SIMULATORS:
         register(simulator)
     for point in entry_points(group=GROUP):
-        _imported(point.value, point.load)
+        try:
+            _imported(f"'{point.value}'", point.load)
+        except DarlaError as error:  # told to who asks for something that is not there
+            _BROKEN[point.value] = str(error)
 
 
 @functools.cache
 def _import_plugin(plugin: str) -> None:
+    what = f"environment.plugin '{plugin}'"
     if not plugin.endswith(".py"):
-        _imported(plugin, functools.partial(importlib.import_module, plugin))
+        _imported(what, functools.partial(importlib.import_module, plugin))
         return
     path = Path(plugin)
     if not path.is_file():
@@ -222,10 +229,16 @@ def _import_plugin(plugin: str) -> None:
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    _imported(plugin, functools.partial(spec.loader.exec_module, module))
+    _imported(what, functools.partial(spec.loader.exec_module, module))
 
 
-def _imported(plugin: str, load: Callable[[], object]) -> None:
+def _failed_packages() -> str:
+    """What to add to a message about something that an installed package might have brought."""
+    failed = [f"entry point {point} ({why})" for point, why in _BROKEN.items()]
+    return f"; of the installed packages, these failed: {', '.join(failed)}" if failed else ""
+
+
+def _imported(what: str, load: Callable[[], object]) -> None:
     """Imports a plugin by `load`; says whose fault it is where that fails."""
     try:
         load()
@@ -233,6 +246,5 @@ def _imported(plugin: str, load: Callable[[], object]) -> None:
         raise
     except Exception as error:
         raise ConfigError(
-            f"environment.plugin '{plugin}' fails when it is imported: "
-            f"{type(error).__name__}: {error}"
+            f"{what} fails when it is imported: {type(error).__name__}: {error}"
         ) from error

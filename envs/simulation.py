@@ -8,7 +8,7 @@ A `Simulation` holds state and rules; `SimulationEnv` shows one sub-environment 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -74,6 +74,15 @@ class Simulation(ABC):
         self.domain[i] = rng.integers(len(self.domains))
         return rng
 
+    def start_of(self, options: Mapping[str, Any]) -> str:
+        """How the episodes start that `options` of a reset ask for; raises ValueError."""
+        start = options.get("start", self.start)
+        if start not in (self.start, "anywhere"):
+            raise ValueError(
+                f"options['start'] is {start!r}, allowed is '{self.start}' or 'anywhere'"
+            )
+        return start
+
     @abstractmethod
     def begin(self, i: int, start: str) -> None:
         """Starts the next episode of sub-environment `i`.
@@ -116,6 +125,14 @@ class Simulation(ABC):
 def observation_space(size: int) -> gymnasium.spaces.Box:
     """Pictures uint8 [size, size, 3]."""
     return gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+
+
+def check_seeded(seed: int | None, chosen: np.ndarray) -> None:
+    """Raises ValueError where a new seed is given for some sub-environments only."""
+    if seed is not None and not np.all(chosen):
+        raise ValueError(
+            "a seed is that of all sub-environments; reset some of them (reset_mask) without one"
+        )
 
 
 class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
@@ -171,13 +188,14 @@ class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
             Observation and info.
         """
         options, simulation = options or {}, self.simulation
+        start = simulation.start_of(options)
         fresh = simulation.episode[0] < 0 and seed is None
         super().reset(seed=seed)
         if seed is not None or fresh:
             simulation.seed = int(self.np_random.integers(2**31)) if seed is None else seed
             simulation.episode[0] = -1
             simulation.streams[0] = options.get("stream", 0)
-        simulation.begin(0, options.get("start", simulation.start))
+        simulation.begin(0, start)
         return self._frame(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -247,7 +265,7 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Starts an episode in every sub-environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: One seed for all (each is a stream of its own).
+            seed: One seed for all (each is a stream of its own), not to be given with a mask.
             options: `start`: the task's own (default) or 'anywhere', kept for automatic resets;
                 `reset_mask`: bool [n].
 
@@ -260,11 +278,13 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"{type(self).__name__} takes one seed, an int; its sub-environments are streams"
                 " of that seed"
             )
+        start = self.simulation.start_of(options)
+        chosen = options.get("reset_mask", np.ones(self.num_envs, bool))
+        check_seeded(seed, chosen)
         if seed is not None:
             self.simulation.seed = seed
             self.simulation.episode[:] = -1
-        self._start = options.get("start", self.simulation.start)
-        chosen = options.get("reset_mask", np.ones(self.num_envs, bool))
+        self._start = start
         self._retired &= ~chosen
         for index in np.flatnonzero(chosen):
             self.simulation.begin(int(index), self._start)

@@ -20,6 +20,7 @@ from gymnasium.vector.utils import batch_space
 from darla.errors import ConfigError
 from envs.domains import Domain, World, check_domains
 from envs.registry import VectorMaker
+from envs.simulation import check_seeded
 
 #: Exclusive upper bound of the seeds that environments are reset with: what fits a C int.
 SEEDS = 2**31
@@ -103,6 +104,7 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs, self.world = num_envs, world
         self.domains = check_domains(world, domains)
         self._make, self._size, self._frame_skip = make, size, frame_skip
+        self._running: list[gymnasium.Env] = []
         self._running = [self._environment(0, 0)] * num_envs
         self.single_observation_space = self._running[0].observation_space
         self.single_action_space = self._running[0].action_space
@@ -134,7 +136,8 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Starts an episode in every sub-environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: One seed for all; without it the next episodes of the sequence begin.
+            seed: One seed for all, not to be given with a mask; without it the next episodes of the
+                sequence begin.
             options: `reset_mask`: bool [n]; the rest goes to the environments, in automatic resets
                 too.
 
@@ -143,11 +146,13 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         if isinstance(seed, list):
             raise ValueError("SingleVectorEnv takes one seed, an int, for all its environments")
+        options = dict(options or {})
+        chosen = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        check_seeded(seed, chosen)
         if seed is not None:
             self._seed = seed
             self._episode[:] = -1
-        self._options = dict(options or {})
-        chosen = self._options.pop("reset_mask", np.ones(self.num_envs, bool))
+        self._options = options
         self._retired &= ~chosen
         for i in np.flatnonzero(chosen):
             self._begin(int(i))
@@ -221,6 +226,13 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             domain = self.domains[number]
             own[number] = self._make(domain, size=self._size, frame_skip=self._frame_skip)
             _check_spaces(own[number], domain, self._size)
+            actions = own[number].action_space
+            if self._running and actions != self.single_action_space:
+                raise ConfigError(
+                    f"the environment of domain '{domain}' takes actions {actions}, that of "
+                    f"'{self.domains[0]}' {self.single_action_space}; a policy needs the same in "
+                    "every domain"
+                )
         return own[number]
 
     def _begin(self, i: int) -> None:
@@ -244,12 +256,13 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"domain": self._domain.copy()}
         for key in set().union(*self._infos) - info.keys():
-            told = [np.asarray(own[key]) for own in self._infos if key in own]
+            values = [_array(own.get(key)) for own in self._infos]
+            told = [value for value in values if value is not None]
             if len({value.shape for value in told}) == 1 and all(
                 value.dtype.kind in "biuf" for value in told
             ):
                 nothing = np.zeros_like(told[0])
-                info[key] = np.stack([own.get(key, nothing) for own in self._infos])
+                info[key] = np.stack([nothing if v is None else v for v in values])
         if self.world.state_size:
             info["state"] = info["state"].astype(np.float32)
         return info
@@ -263,6 +276,16 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"{list(shape)}, world '{self.world.name}' promises [{self.world.state_size}]; "
                 "give it in `reset` and `step`, or leave state_size out of the world"
             )
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """What an environment tells as an array; None where it tells nothing, or a ragged list."""
+    if value is None:
+        return None
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None
 
 
 def _check_spaces(environment: gymnasium.Env, domain: Domain, size: int) -> None:

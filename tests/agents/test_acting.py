@@ -9,7 +9,7 @@ from agents.dqn import QPolicy
 from agents.networks import QNetwork
 from agents.policy import Actions
 from agents.worker import Worker
-from darla.errors import FingerprintError
+from darla.errors import ConfigError, DarlaError, FingerprintError
 from tests.toys import COLUMNS, PIXELS, ROWS, Catch, toy_perception
 
 DOMAINS = ("first", "second")
@@ -23,6 +23,8 @@ def new_policy(perception, seed=0):
 class Perfect:
     """Walks below the ball; knows the toy game's state."""
 
+    actions = Actions((3,))
+
     def check(self, perception):
         pass
 
@@ -31,6 +33,15 @@ class Perfect:
 
     def act(self, latents, memory, *, epsilon, rng):
         return 1 + np.sign(np.round((latents[:, 0] - latents[:, 2]) * 4)).astype(np.int64), memory
+
+
+class Endless(Catch):
+    """Forgets that an episode has ended."""
+
+    def step(self, actions):
+        frames, rewards, *_ = super().step(actions)
+        never = np.zeros(self.num_envs, bool)
+        return frames, rewards, never, never, self._info()
 
 
 class Ragged(Catch):
@@ -197,6 +208,34 @@ class TestPlayEpisodes:
         played = self.play(None, 5, vector=Late(DOMAINS, 4, seed=0))
         assert {e.success for e in played} == {True, False}
         assert all(e.success == (e.return_ == 1.0) for e in played)
+
+    def test_an_episode_before_the_first_success_that_is_told_had_none(self):
+        class Proud(Catch):
+            """Tells of success only where there is one, and of nothing else."""
+
+            def step(self, actions):
+                *rest, info = super().step(actions)
+                if (rest[1] > 0).any() and "final_info" in info:
+                    info["final_info"]["success"] = rest[1] > 0
+                return *rest, info
+
+        for seed in range(8):
+            played = self.play(None, 12, vector=Proud(DOMAINS, 4, seed=seed), seed=seed)
+            told = any(e.return_ == 1.0 for e in played)
+            assert [e.success for e in played] == [
+                e.return_ == 1.0 if told else None for e in played
+            ]
+
+    def test_a_policy_of_other_actions_is_refused(self):
+        perception = toy_perception()
+        network = QNetwork(perception.shape, 5, (16,), torch.Generator())
+        with pytest.raises(ConfigError, match=r"the policy has Actions\(choices=\(5,\)"):
+            self.play(QPolicy(network, perception.fingerprint), 1)
+
+    def test_an_episode_that_never_ends_is_named(self, monkeypatch):
+        monkeypatch.setattr("agents.acting.LONGEST", 50)
+        with pytest.raises(DarlaError, match="has lasted 50 decisions and does not end"):
+            self.play(None, 1, vector=Endless(DOMAINS, 4, seed=0))
 
     def test_a_policy_refuses_another_perception(self):
         policy = new_policy(toy_perception(version=1))

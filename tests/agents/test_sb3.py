@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 
+from darla.errors import ConfigError
 from tests.toys import ROWS, Catch, toy_perception
 
 pytest.importorskip("stable_baselines3")
@@ -42,3 +44,19 @@ def test_a_seed_gives_the_same_episodes() -> None:
     assert (first != second).any(), "the seed is for one reset"
     vec_env.seed(5)
     assert (vec_env.reset() == first).all()
+
+
+def test_it_has_no_attributes_but_its_own() -> None:
+    vec_env = LatentVecEnv(Catch(("one",), 2, seed=1), toy_perception())
+    assert not vec_env.has_attr("action_masks")
+    assert vec_env.get_attr("num_envs") == [2, 2] and vec_env.get_attr("render_mode") == [
+        None,
+        None,
+    ]
+
+
+def test_a_vector_whose_resets_take_a_step_is_refused() -> None:
+    vector = Catch(("one",), 2, seed=1)
+    vector.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    with pytest.raises(ConfigError, match="autoreset mode NEXT_STEP, needed is SAME_STEP"):
+        LatentVecEnv(vector, toy_perception())

@@ -127,8 +127,24 @@ def test_environments_without_a_state_start_new_episodes():
         sample(worker, policy, np.ones(2)).content,
         sample(restored, policy, np.ones(2)).content,
     )
-    assert np.array_equal(steps.actions, other.actions)
     assert (other.observations[0, :, 1] == 0).all() and (steps.observations[0, :, 1] > 0).all()
+
+
+def test_new_episodes_are_others_than_those_before_and_follow_from_the_state():
+    worker, policy = begun(NoState, num_envs=12)
+    first = sample(worker, policy, np.full(1, 0.5)).content.observations[0]
+    early = worker.state()
+    sample(worker, policy, np.full(4, 0.5))
+    late = worker.state()
+
+    def starts(state):
+        restored, _ = begun(NoState, num_envs=12)
+        restored.load(state)
+        return sample(restored, policy, np.full(1, 0.5)).content.observations[0]
+
+    assert np.array_equal(starts(early), starts(early))
+    for one, other in ((first, starts(early)), (starts(early), starts(late))):
+        assert not np.array_equal(one, other)
 
 
 def test_new_episodes_are_announced_once_and_the_digest_forgets_the_old():

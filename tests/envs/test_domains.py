@@ -128,3 +128,38 @@ def test_unknown_names_get_a_suggestion() -> None:
         get_suite("lab-singel")
     with pytest.raises(DomainError, match="did you mean 'lab/B/hat-can'"):
         get_suite("lab").domain("lab/B/hat-cam")
+
+
+def test_ids_name_what_every_domain_must_say_first() -> None:
+    light, walls = Factor("light", 0.5, "", high=1.0), Factor("walls", None, "", ("wood", "brick"))
+    hall = World("hall", (light, walls))
+    domain = hall.domain(light=0.3, walls="wood")
+    assert domain.id == "hall/wood/light=0.3" and hall.parse(domain.id) == domain
+    assert domain.values == (("light", 0.3), ("walls", "wood"))
+    with pytest.raises(DomainError, match="names its light twice"):
+        hall.parse("hall/wood/light=0.3/light=0.4")
+    with pytest.raises(DomainError, match="names its walls twice"):
+        hall.parse("hall/wood/walls=brick")
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ((Factor("a", None, "", ("x",)), Factor("a", None, "", ("y",))), "the factor 'a' twice"),
+        ((Factor("a", "marble", "", ("wood", "brick")),), "'marble', allowed is one of wood"),
+        ((Factor("a", 2.0, "", high=1.0),), "allowed is a number from 0 to 1"),
+        ((Factor("a", None, "", ("wood/dark",)),), "'wood/dark' cannot be part of an id"),
+        ((Factor("a", None, "", ("x=1",)),), "'x=1' cannot be part of an id"),
+        ((Factor("a/b", None, "", ("x",)),), "'a/b' cannot be part of an id"),
+    ],
+)
+def test_a_world_whose_ids_would_be_ambiguous_is_refused(factors: tuple, words: str) -> None:
+    with pytest.raises(DomainError, match=words):
+        World("hall", factors)
+
+
+def test_a_suite_of_another_worlds_domains_is_refused() -> None:
+    world = World("hall", (Factor("walls", None, "", ("wood", "brick")),))
+    domains = get_suite("lab").d_s
+    with pytest.raises(DomainError, match="'lab/A/hat-can' is not of world 'hall'"):
+        Suite("s", "", world, domains, domains[:1], domains[1:])

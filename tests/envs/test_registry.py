@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
 from darla.config import Config, EnvironmentConfig
@@ -71,3 +76,40 @@ def test_a_name_is_given_once() -> None:
         registry.Simulator("test/Empty-v0", lab.make, ())
     with pytest.raises(ConfigError, match="did you mean 'darla/Lab-v0'"):
         registry.get_simulator("darla/Lab-v1")
+
+
+def test_a_vector_whose_resets_take_a_step_is_refused() -> None:
+    lab = registry.get_simulator("darla/Lab-v0")
+
+    def make(num_envs: int, domains: Any, **options: Any) -> gymnasium.vector.VectorEnv:
+        return gymnasium.make_vec("darla/Lab-v0", num_envs, "sync", domain=domains[0])
+
+    suite = dataclasses.replace(lab.suites[0], name="other")
+    registry.register(registry.Simulator("test/Other-v0", make, (suite,)))
+    with pytest.raises(ConfigError, match="SyncVectorEnv has autoreset mode NEXT_STEP"):
+        make_vector(EnvironmentConfig(id="test/Other-v0"), suite.d_s, 2, seed=0)
+
+
+@pytest.mark.parametrize("world", ["Lab", "Jaco"])
+def test_vectors_of_gymnasium_differ_where_no_seed_is_given(world: str) -> None:
+    def start(**options: Any) -> np.ndarray:
+        vector = gymnasium.make_vec(f"darla/{world}-v0", 2, vectorization_mode=None, **options)
+        return vector.reset()[1]["state"]
+
+    assert not np.array_equal(start(), start())
+    assert np.array_equal(start(seed=3), start(seed=3))
+
+
+def test_a_package_that_fails_is_told_to_who_asks_for_what_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = EntryPoint("broken", "no_such_package_anywhere", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_BROKEN", {})
+    monkeypatch.setattr(registry, "_built_in", registry._built_in.__wrapped__)
+    assert registry.get_suite("lab").name == "lab"
+    told = "entry point no_such_package_anywhere .*ModuleNotFoundError"
+    with pytest.raises(ConfigError, match=told):
+        registry.get_simulator("their/World-v0")
+    with pytest.raises(DomainError, match=told):
+        registry.get_suite("theirs")

@@ -241,3 +241,37 @@ def test_a_domain_of_another_world_is_refused() -> None:
     for domains, words in ((DOMAINS, "not of world 'colours'"), ((), "at least one domain")):
         with pytest.raises(DomainError, match=words):
             make(1, domains, size=8, frame_skip=1, seed=0, render=True)
+
+
+def test_what_cannot_be_an_array_is_left_out() -> None:
+    class Odd(Colours):
+        def _info(self) -> dict[str, Any]:
+            late = {"goal": True if self.steps > 1 else None}
+            return {**super()._info(), "path": [[1, 2], [3]], **late}
+
+    vector = colours(3, make=Odd)
+    _, info = vector.reset()
+    assert "path" not in info and "goal" not in info
+    for _ in range(2):
+        *_, info = vector.step(np.zeros((3, 2), np.int64))
+    assert info["goal"].tolist() == [True] * 3
+
+
+def test_domains_of_other_actions_are_named() -> None:
+    class Handy(Colours):
+        def __init__(self, domain: Domain, size: int, frame_skip: int) -> None:
+            super().__init__(domain, size, frame_skip)
+            if domain == BLUE:
+                self.action_space = gymnasium.spaces.MultiDiscrete([3, 4])
+
+    vector = colours(6, make=Handy)
+    with pytest.raises(ConfigError, match=r"'colours/blue' takes actions MultiDiscrete\(\[3 4\]\)"):
+        vector.reset()
+
+
+def test_a_seed_for_some_is_refused() -> None:
+    vector = colours(2)
+    vector.reset(seed=1)
+    with pytest.raises(ValueError, match="a seed is that of all"):
+        vector.reset(seed=2, options={"reset_mask": np.array([True, False])})
+    vector.reset(seed=2, options={"reset_mask": np.ones(2, bool)})

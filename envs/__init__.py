@@ -70,7 +70,8 @@ def make_vector(
     Beyond Gymnasium's interface a vector may have, and the three stages then use: `turns`, the
     actions that turn in place; `labels()` and `object_maps()`, what an evaluation of the vision
     needs to know (see `envs.lab.LabVectorEnv`); `state_dict()` and `load_state_dict()`, everything
-    that changes, as arrays, without which a training that is continued begins new episodes;
+    that changes, as arrays, without which a training that is continued begins new episodes, on
+    another seed;
     `retire(which)`, to let sub-environments stand still until they are reset, so that none is
     played in vain; `info["clearance"]`, metres to what is ahead; `info["success"]`, bool [n],
     whether the goal is reached now, also in `final_info`; and `options={"start": "anywhere"}` of

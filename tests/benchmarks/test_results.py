@@ -65,6 +65,8 @@ def test_success_is_told_where_a_world_reports_it(scores_of) -> None:
     without = summarise(scores_of())
     assert row_of(without, "darla")["success"] is None
     assert "success" not in markdown_table(without)
+    sparse = [dataclasses.replace(each, success=each.success or None) for each in scores]
+    assert row_of(summarise(sparse), "darla")["success"] == row_of(summary, "darla")["success"]
     with pytest.raises(CorruptFileError, match="'success' holds 'yes'"):
         parse_scores([scores[0].row() | {"success": "yes"}])
 

@@ -282,6 +282,10 @@ def test_only_sub_environments_of_the_mask_are_reset():
     vector = LabVectorEnv(SOURCES, 3, render=False)
     vector.reset(seed=0)
     vector.step(np.full(3, FORWARD))
+    with pytest.raises(ValueError, match="'start'] is 'anywere', allowed is 'cell' or 'anywhere'"):
+        vector.reset(options={"start": "anywere"})
+    with pytest.raises(ValueError, match="a seed is that of all"):
+        vector.reset(seed=9, options={"reset_mask": np.array([False, True, False])})
     vector.reset(options={"reset_mask": np.array([False, True, False])})
     assert vector.simulation.frames.tolist() == [12, 0, 12]
     assert vector.simulation.episode.tolist() == [0, 1, 0]

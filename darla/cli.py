@@ -455,7 +455,7 @@ def shapes_command(
     which each factor entered lie in RUNS/NAME/vision/; the same command again continues.
     """
     from darla.config import load_config
-    from darla.vision.shapes_experiment import summary_table, train_shapes
+    from darla.vision.shapes_experiment import check_shapes, summary_table, train_shapes
 
     if seeds is None:
         trees = [load_config(config, overrides or [])]
@@ -464,6 +464,8 @@ def shapes_command(
 
         trees = [each.config for each in make_variants(config, overrides or [], [], seeds)]
     reports = {}
+    for tree in trees:
+        check_shapes(tree)
     for tree in trees:
         with pipeline.open_run(tree) as run:
             done = run.status()["stages"].get("shapes", {})

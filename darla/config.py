@@ -117,7 +117,7 @@ class RayConfig(Section):
 class FramesConfig(Section):
     """Stage 1, the data: frames of an exploration policy in D_U."""
 
-    count: PositiveInt = Field(40_000, description="Frames to collect, over all domains of D_U.")
+    count: int = Field(40_000, ge=4, description="Frames to collect, over all domains of D_U.")
     policy: str = Field(
         "explorer",
         min_length=1,
@@ -265,7 +265,7 @@ class GateConfig(Section):
 class VisionConfig(Section):
     """Stage 1, the models."""
 
-    seed: int = Field(0, ge=0, description="Seed of initial weights, batches and noise.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, batches and noise.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="'auto' takes bfloat16 where the processor computes it natively."
@@ -307,8 +307,8 @@ class ShapesConfig(Section):
     held_out: bool = Field(
         False, description="Keep hearts in the upper right quarter from training."
     )
-    sample: PositiveInt = Field(
-        50_000, description="Pictures from which the disentanglement is scored."
+    sample: int = Field(
+        50_000, ge=100, description="Pictures from which the disentanglement is scored."
     )
 
 
@@ -494,8 +494,15 @@ class Config(Section):
 CONFIGS = "configs"
 """Folder of configurations known by name: in the working folder, then beside the packages."""
 
-NOT_IDENTITY = ("runs", "ray.address", "ray.cpus_per_worker", "vision.pictures")
-"""Keys that say where and by whom the work is done, and change no result."""
+NOT_IDENTITY = (
+    "runs",
+    "ray.address",
+    "ray.cpus_per_worker",
+    "vision.pictures",
+    "vision.gate.action",
+    "vision.gate.object_error",
+)
+"""Keys that say where, by whom and whether the work is done, and change no result."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -27,6 +27,8 @@ def choose_device(name: str) -> torch.device:
         raise DependencyError(
             f"vision.device is '{name}', allowed is auto, cpu, cuda or cuda:N"
         ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise DependencyError(f"vision.device is '{name}', allowed is auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DependencyError(
             f"vision.device is '{name}' but torch sees no GPU; type vision.device=auto"

@@ -124,8 +124,10 @@ def picture_shards(folder: Path, split: str) -> Iterator[torch.Tensor]:
 
 def count_pictures(folder: Path, split: str) -> int:
     """How many pictures one split has; errors as in `load_frames`."""
-    names = _read_index(folder)["shards"][split]
-    return sum(len(map_tensor(folder / name, "pictures")) for name in names)
+    index = _read_index(folder)
+    return sum(
+        len(map_tensor(_shard_file(folder, name), "pictures")) for name in index["shards"][split]
+    )
 
 
 class MappedPictures:
@@ -184,13 +186,25 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def _shards(folder: Path, index: dict[str, Any], split: str) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the tensors of one shard after the other."""
     for name in index["shards"][split]:
+        path = _shard_file(folder, name)
+        remedy = f"delete it and '{folder / 'index.json'}' and repeat the command"
         try:
-            yield load_tensors(folder / name)[0]
-        except MissingFileError as error:
-            raise CorruptFileError(
-                f"{folder} has lost its shard {name}; delete {folder}/index.json "
-                "and repeat the command"
-            ) from error
+            tensors = load_tensors(path)[0]
+        except CorruptFileError as error:
+            raise CorruptFileError(f"{error}; {remedy}") from error
+        if sha256_file(path) != index["sha256"][name]:
+            raise CorruptFileError(f"'{path}' is not the shard that was collected; {remedy}")
+        yield tensors
+
+
+def _shard_file(folder: Path, name: str) -> Path:
+    """Where a shard lies that the index names; CorruptFileError where it is gone."""
+    if not (folder / name).exists():
+        raise CorruptFileError(
+            f"'{folder}' has lost its shard {name}; delete '{folder / 'index.json'}' and repeat "
+            "the command, which collects the shard again"
+        )
+    return folder / name
 
 
 def _free_bytes(device: torch.device) -> int | None:

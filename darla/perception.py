@@ -259,7 +259,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
             size=config.environment.size,
             encoder=_MeanEncoder(dae),
         )
-    vae = make_vae(config)
+    vae = make_vae(config, "darla" if name == "random" else name)
     if name == "random":
         seed_weights(vae, seed, 2, he=True)
         vae.requires_grad_(False).eval()

@@ -110,11 +110,16 @@ def pretrain(run: RunDirectory, quiet: bool) -> None:
     from darla.vision.pretrain import train_vision
     from envs.collect import collect_frames
 
-    if not run.finished("frames"):
+    if not _has_frames(run):
         walker, files = walker_of(run.config)
         work = functools.partial(collect_frames, run.config, run, make_walker=walker, quiet=quiet)
+        run.start("frames")  # again, where they were lost
         _stage(run, "frames", quiet, work, parents=files)
     _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
+
+
+def _has_frames(run: RunDirectory) -> bool:
+    return run.finished("frames") and (run.frames / "index.json").exists()
 
 
 @contextmanager
@@ -328,7 +333,7 @@ def check_room(run: RunDirectory) -> None:
     """Refuses to start a run whose frames and replays the disk cannot hold."""
     from darla.perception import ON_FRAMES
 
-    if run.finished("frames"):
+    if _has_frames(run):
         return
     config = run.config
     frame = config.environment.size**2 * 3

@@ -18,7 +18,7 @@ from darla.storage import write_file
 
 LATER = ("name", "shapes", "agents", "transfer")
 """Keys that no part of stage 1 depends on."""
-NOT_OF_THE_DAE = (*LATER, "vision.vae", "vision.entangled", "vision.beta_vae", "vision.gate")
+NOT_OF_THE_DAE = (*LATER, "vision.vae", "vision.entangled", "vision.beta_vae")
 NOT_OF_THE_FRAMES = (*LATER, "vision")
 
 

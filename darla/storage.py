@@ -216,7 +216,8 @@ def save_tensors(
         name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()
     }
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
-    described = {**(metadata or {}), _DIGEST: _digest(plain)}
+    told = metadata or {}
+    described = {**told, _DIGEST: _digest(plain, told)}
     header: dict[str, Any] = {"__metadata__": dict(sorted(described.items()))}
     offset = 0
     for name in order:
@@ -261,9 +262,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
             raise CorruptFileError(f"'{path}' is truncated or no tensor file ({error})") from error
-    if metadata.pop(_DIGEST, None) != _digest(tensors):
+    if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
         raise CorruptFileError(
-            f"'{path}' was altered: its tensors do not have the checksum it was written with"
+            f"'{path}' was altered: it does not have the checksum it was written with"
         )
     return tensors, metadata
 
@@ -348,9 +349,9 @@ def _cut(path: Path, data: bytes, offset: int) -> None:
     write_bytes(path, data[:offset])
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Returns the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Returns the SHA-256 over the metadata, and names, dtypes, shapes and bytes in their order."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -24,7 +24,7 @@ from ray import tune
 
 from darla.cluster import RESTARTS, check_capacity, first_line, ray_session, reservation
 from darla.config import Config, load_config
-from darla.errors import ConfigError
+from darla.errors import ConfigError, DarlaError
 from darla.rundir import RunDirectory
 from darla.sharing import share_stage_one
 from darla.storage import read_json
@@ -129,8 +129,11 @@ class RunTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Does the work, from where the run directory stands and with what others have made."""
-        share_stage_one(self._run, self._others)
-        self._work(self._run)
+        try:
+            share_stage_one(self._run, self._others)
+            self._work(self._run)
+        except DarlaError as error:  # it would only come again
+            return {"done": True, "failed": first_line(error)}
         return {"done": True}
 
 
@@ -146,8 +149,8 @@ class Announcer(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Says that a trial is finished."""
-        self._say(trial, "finished")
+        """Says that a trial is finished, or failed for a reason of ours."""
+        self._say(trial, "failed" if "failed" in trial.last_result else "finished")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -219,8 +222,14 @@ def sweep(
         with contextlib.redirect_stdout(sys.stderr):
             results = tuner.fit()
     shutil.rmtree(store, ignore_errors=True)
-    errors = {name: results[index].error for index, name in enumerate(configs)}
-    return {name: first_line(error) for name, error in errors.items() if error is not None}
+    failed = {}
+    for result in results:
+        name = (result.config or {})["run"]
+        if result.error is not None:
+            failed[name] = first_line(result.error)
+        elif result.metrics and "failed" in result.metrics:
+            failed[name] = result.metrics["failed"]
+    return failed
 
 
 def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:

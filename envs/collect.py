@@ -191,15 +191,20 @@ def _collect_shard(
 
 
 def plan(config: Config) -> list[tuple[str, int, int]]:
-    """(split, number, count) of every shard."""
+    """(split, number, count) of every shard.
+
+    No shard of the validation split lies in both of its halves: what is fitted on the first half
+    and read on the second, as probes are, is read in other walks.
+    """
     total, size = config.frames.count, config.frames.shard
-    held_out = max(1, round(total * config.frames.validation))
-    shards = []
-    for split, left in (("train", total - held_out), ("validation", held_out)):
-        number = 0
-        while left > 0:
-            shards.append((split, number, min(size, left)))
-            number, left = number + 1, left - size
+    held_out = max(2, round(total * config.frames.validation))
+    shards: list[tuple[str, int, int]] = []
+    for split, parts in (
+        ("train", [total - held_out]),
+        ("validation", [held_out // 2, held_out - held_out // 2]),
+    ):
+        counts = [min(size, left) for part in parts for left in range(part, 0, -size)]
+        shards += [(split, number, count) for number, count in enumerate(counts)]
     return shards
 
 

@@ -20,6 +20,8 @@ Integers = npt.NDArray[np.integer]
 ACTIVE_VARIANCE = 0.01
 #: FactorVAE's score leaves out latents whose variance is below this, where the prior's is 1.
 COLLAPSED_VARIANCE = 0.05
+#: A latent whose values differ by less than this share of the largest of them differs by rounding.
+CONSTANT = 1e-5
 BINS = 20
 #: Samples that the forest of DCI is fitted to; as many others test it.
 FOREST_SAMPLES = 4_000
@@ -238,7 +240,9 @@ def mutual_information(latents: Floats, factors: Integers) -> npt.NDArray[np.flo
     """I(z_j; v_k) in nats, float64 [D, K], with latents cut into 20 bins of equal width."""
     codes = _codes(latents, factors)
     result = np.zeros((latents.shape[1], codes.shape[1]))
-    for latent, values in enumerate(latents.T):
+    for latent, values in enumerate(latents.T.astype(np.float64)):
+        if np.ptp(values) <= CONSTANT * np.abs(values).max():
+            continue  # it tells nothing, and has no bins
         bins = np.digitize(values, np.histogram_bin_edges(values, BINS)[1:-1])
         for factor, column in enumerate(codes.T):
             joint = _entropy(bins * (column.max() + 1) + column)

@@ -58,7 +58,8 @@ def load_decoder(perception: str, run: RunDirectory) -> Callable[[np.ndarray], n
 
     if perception not in ("darla", "entangled", "beta-vae", "dae"):
         return None
-    dae, vae = make_dae(run.config), make_vae(run.config)
+    dae = make_dae(run.config)
+    vae = make_vae(run.config, "darla" if perception == "dae" else perception)
     if perception != "beta-vae":
         load_model(dae, weights_file(run, "dae"))
     if perception != "dae":

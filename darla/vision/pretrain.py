@@ -58,9 +58,9 @@ def make_dae(config: Config) -> DAE:
     return DAE(config.environment.size, config.vision.dae.bottleneck)
 
 
-def make_vae(config: Config, channels: int = 3) -> VAE:
-    """An untrained beta-VAE of the configured size."""
-    vae = config.vision.vae
+def make_vae(config: Config, perception: str = "darla", channels: int = 3) -> VAE:
+    """An untrained beta-VAE of the configured size, as a perception's settings want it."""
+    vae = vae_settings(config, perception)
     return VAE(
         config.environment.size,
         vae.latents,
@@ -258,7 +258,7 @@ def fit_model(
         objective = DAEObjective(model, vision.dae.occlusion)
     else:
         settings = vae_settings(config, name)
-        model = make_vae(config).to(device)
+        model = make_vae(config, name).to(device)
         seed_weights(model, vision.seed, 1)
         dae = None
         if weights_file(run, "dae").exists():
@@ -317,7 +317,7 @@ def _describe_vae(
         `vae`, `latents`, `probe`, `disentanglement` and `fingerprint`.
     """
     settings, seed = vae_settings(config, perception), config.vision.seed
-    vae = make_vae(config).to(device)
+    vae = make_vae(config, perception).to(device)
     reader = dae if settings.reconstruction == "dae" else None
     load_model(vae, weights_file(run, perception))
     means, divergences = posterior(vae, validation.pictures)
@@ -345,7 +345,7 @@ def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:
         "another name"
     )
     if gate.action == "stop":
-        raise GateError(f"{text}, or set vision.gate.action=warn")
+        raise GateError(f"{text}; or go on with this one: vision.gate.action=warn")
     print(f"warning: {text}", file=sys.stderr)
 
 

@@ -121,6 +121,7 @@ def load_dsprites(path: str | Path) -> Pictures:
         CorruptFileError: It is damaged or holds something else.
     """
     import zipfile
+    import zlib
 
     try:
         with np.load(path) as file:
@@ -129,8 +130,12 @@ def load_dsprites(path: str | Path) -> Pictures:
         raise MissingFileError(
             f"no file '{path}'; give shapes.file=null to draw the shapes instead"
         ) from error
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CorruptFileError(f"'{path}' is no dSprites file ({error.args[0]})") from error
+    except (
+        *(ValueError, OSError, KeyError, EOFError, TypeError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CorruptFileError(f"'{path}' is no dSprites file ({why})") from error
     if pictures.shape != (COUNT, SIDE, SIDE) or pictures.dtype != np.uint8:
         raise CorruptFileError(
             f"'{path}' holds {pictures.dtype} {list(pictures.shape)} as 'imgs', "

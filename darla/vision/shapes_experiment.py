@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from darla.config import Config, ShapesConfig
 from darla.devices import choose_device, torch_threads
-from darla.errors import ConfigError
+from darla.errors import ConfigError, MissingFileError
 from darla.frames import Frames
 from darla.storage import read_jsonl, write_json
 from darla.vision import shapes
@@ -98,16 +99,35 @@ def train_shapes(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
         combination is held out, `inference`.
 
     Raises:
-        ConfigError: The reconstruction needs a DAE, or pictures are not 64 x 64.
+        ConfigError, DependencyError, MissingFileError: As in `check_shapes`.
+    """
+    check_shapes(config)
+    device = choose_device(config.vision.device)
+    with torch_threads(1):
+        return _train_shapes(config, run, device, quiet)
+
+
+def check_shapes(config: Config) -> None:
+    """Refuses what cannot be trained on the 2D shapes here.
+
+    Raises:
+        ConfigError: The reconstruction needs a DAE, pictures are not 64 x 64, or several processes
+            are to share them.
+        DependencyError: The configured device is not there.
+        MissingFileError: There is no file where one is configured.
     """
     if config.vision.vae.reconstruction == "dae" or config.environment.size != shapes.SIDE:
         raise ConfigError(
             "the 2D shapes are 64 x 64 pictures without a denoising autoencoder; give "
             "environment.size=64 vision.vae.reconstruction=bernoulli"
         )
-    device = choose_device(config.vision.device)
-    with torch_threads(1):
-        return _train_shapes(config, run, device, quiet)
+    if config.vision.processes > 1:
+        raise ConfigError("the 2D shapes are trained by one process; give vision.processes=1")
+    choose_device(config.vision.device)
+    if config.shapes.file is not None and not Path(config.shapes.file).exists():
+        raise MissingFileError(
+            f"no file '{config.shapes.file}'; give shapes.file=null to draw the shapes instead"
+        )
 
 
 def _train_shapes(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from darla.config import OptimisationConfig, VAEConfig, VisionConfig
 from darla.devices import can_compile, choose_precision, usable_threads
-from darla.errors import CorruptFileError, DivergenceError
+from darla.errors import CorruptFileError, DependencyError, DivergenceError
 from darla.progress import Progress
 from darla.storage import append_jsonl, load_tensors, read_jsonl, save_tensors, write_jsonl
 from darla.vision.evaluation import to_float
@@ -258,6 +258,11 @@ class Trainer:
         self._seed = config.seed
         self.steps = math.ceil(optimisation.images / optimisation.batch)
         self.step_number = 0
+        if config.compile == "on" and not can_compile(self._device):
+            raise DependencyError(
+                "vision.compile is on and there is no C++ compiler; install one (apt-get install "
+                "g++) or give vision.compile=auto"
+            )
         wanted = config.compile == "on" or (
             config.compile == "auto"
             and optimisation.images >= COMPILE_IMAGES
@@ -429,11 +434,11 @@ def fit(
     first = trainer.rank == 0
     if checkpoint.exists():
         trainer.load(checkpoint)
-        if first:
-            _forget_after(metrics, name, trainer.step_number * batch)
+    if first:
+        _forget_after(metrics, name, trainer.step_number * batch)
     evaluation_steps = max(1, config.evaluate_every // batch)
     checkpoint_steps = max(1, config.checkpoint_every // batch)
-    log_steps = max(1, min(evaluation_steps, trainer.steps // 100))
+    log_steps = max(1, min(evaluation_steps, checkpoint_steps, trainer.steps // 100))
     quiet = quiet or not first
     with Progress(f"train {name}", trainer.steps * batch, "images", quiet=quiet) as progress:
         progress.update(trainer.step_number * batch)

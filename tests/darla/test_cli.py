@@ -69,6 +69,9 @@ class Stages:
         write_text(run.vision / "vision.safetensors", "weights")
         return {"active_units": 10}
 
+    def check_shapes(self, config: Config) -> None:
+        """Refuses nothing."""
+
     def train_shapes(self, config: Config, run: RunDirectory, *, quiet: bool) -> dict[str, int]:
         self._do(f"shapes {config.vision.seed}")
         run.start("shapes")
@@ -145,7 +148,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "benchmarks.films": ("choose_writer",),
         "benchmarks.replay": ("choose_cell", "choose_domains", "record_episodes"),
         "benchmarks.report": ("write_report",),
-        "darla.vision.shapes_experiment": ("train_shapes", "summary_table"),
+        "darla.vision.shapes_experiment": ("check_shapes", "train_shapes", "summary_table"),
     }.items():
         fake = types.ModuleType(module)
         for name in names:
@@ -413,7 +416,7 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
     ("words", "message"),
     [
         (("vision.betta=1",), "unknown key 'vision.betta' (did you mean 'vision.vae.beta'?)"),
-        (("frames.count=no",), "'frames.count' must be an integer >= 1, not the text 'no'"),
+        (("frames.count=no",), "'frames.count' must be an integer >= 4, not the text 'no'"),
         (("agents.seeds=[-1]",), "'agents.seeds[0]' must be an integer >= 0, not -1"),
         (("suite=labb",), "unknown suite 'labb' (did you mean 'lab'?)"),
         (("vision.device=gpu",), "vision.device is 'gpu', allowed is auto, cpu, cuda or cuda:N"),
@@ -686,5 +689,5 @@ def test_a_closed_pipe_is_no_defect():
 def test_an_algorithm_that_cannot_act_in_the_world_is_refused_first(tmp_path, capfd):
     words = [f"runs={tmp_path}/runs", "agents.algorithms=[dqn]"]
     assert darla("run", "jaco-quick", *words) == 2
-    assert "9 at once; type agents.algorithms=[a3c]" in capfd.readouterr().err
+    assert "9 choices at once; type agents.algorithms=[a3c]" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -5,6 +5,7 @@ import pytest
 from darla.config import (
     NOT_IDENTITY,
     Config,
+    GateConfig,
     OptimisationConfig,
     config_identity,
     config_paths,
@@ -88,11 +89,11 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
         ("agent.seeds=[1]", "unknown key 'agent.seeds' (did you mean 'agents.seeds'?)"),
         ("zzzz=1", "unknown key 'zzzz'"),
         ("agents.seeds.first=1", "unknown key 'agents.seeds.first'"),
-        ("frames.count=many", "'frames.count' must be an integer >= 1, not the text 'many'"),
-        ("frames.count=1.5", "'frames.count' must be an integer >= 1, not 1.5"),
-        ("frames.count=true", "'frames.count' must be an integer >= 1, not true"),
-        ("frames.count=0", "'frames.count' must be an integer >= 1, not 0"),
-        ("frames.count=", "'frames.count' must be an integer >= 1, not null"),
+        ("frames.count=many", "'frames.count' must be an integer >= 4, not the text 'many'"),
+        ("frames.count=1.5", "'frames.count' must be an integer >= 4, not 1.5"),
+        ("frames.count=true", "'frames.count' must be an integer >= 4, not true"),
+        ("frames.count=0", "'frames.count' must be an integer >= 4, not 0"),
+        ("frames.count=", "'frames.count' must be an integer >= 4, not null"),
         (
             "frames.validation=0.5",
             "'frames.validation' must be a number > 0 and < 0.5, not 0.5",
@@ -121,7 +122,7 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
             "'frames' must be a section with the keys count, policy, epsilon, validation, segment, "
             "shard, seed, not 3",
         ),
-        ("frames.count={a: 1}", "'frames.count' must be an integer >= 1, not a section"),
+        ("frames.count={a: 1}", "'frames.count' must be an integer >= 4, not a section"),
         ("verbose", "'verbose' is no setting; write key=value, such as agents.seeds=[0,1]"),
     ],
 )
@@ -200,15 +201,18 @@ def test_yaml_goes_out_and_back_whatever_the_words_look_like(write, name):
     assert load_config(write(to_yaml(config))) == config
 
 
-def test_identity_is_everything_but_where_and_by_whom():
+def test_identity_is_everything_but_where_by_whom_and_whether():
     config = Config(name="x")
     words = {"runs": "elsewhere", "ray.address": "auto", "ray.cpus_per_worker": "2"}
-    words["vision.pictures"] = "disk"
+    words |= {"vision.pictures": "disk", "vision.gate.action": "stop"}
+    words["vision.gate.object_error"] = "0.1"
     assert set(words) == set(NOT_IDENTITY)
     moved = config.model_copy(
         update={
             "runs": "elsewhere",
-            "vision": config.vision.model_copy(update={"pictures": "disk"}),
+            "vision": config.vision.model_copy(
+                update={"pictures": "disk", "gate": GateConfig(action="stop", object_error=0.1)}
+            ),
             "ray": config.ray.model_copy(update={"address": "auto", "cpus_per_worker": 2.0}),
         }
     )
@@ -234,7 +238,7 @@ def test_the_schema_tells_everything_of_every_key():
     assert len(rows) == len(schema()) > 60
     assert all(row.allowed and row.description for row in rows.values())
     assert [row.key for row in rows.values() if not row.default] == ["name"]
-    assert rows["frames.count"].allowed == "an integer >= 1"
+    assert rows["frames.count"].allowed == "an integer >= 4"
     assert rows["frames.count"].default == "40000"
     assert rows["vision.dae.optimisation.learning_rate"].default == "0.001"
     assert rows["vision.vae.optimisation.learning_rate"].default == "0.0001"

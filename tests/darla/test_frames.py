@@ -12,6 +12,7 @@ from darla import frames
 from darla.errors import CorruptFileError, MissingFileError
 from darla.frames import (
     MappedPictures,
+    count_pictures,
     load_frames,
     load_pictures,
     picture_shards,
@@ -92,6 +93,20 @@ def test_a_damaged_shard_is_named(folder: Path, where: str) -> None:
     path.unlink()
     with pytest.raises(CorruptFileError, match=f"lost its shard {path.name}"):
         load_pictures(folder, "train", CPU, where)
+
+
+def test_a_whole_shard_that_is_another_one_is_refused(folder: Path) -> None:
+    first, second = (shard_path(folder, "train", number) for number in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(CorruptFileError, match="is not the shard that was collected; delete it"):
+        load_frames(folder, "train")
+
+
+def test_what_is_lost_says_how_it_comes_again(folder: Path) -> None:
+    shard_path(folder, "train", 2).unlink()
+    for read in (load_frames, count_pictures):
+        with pytest.raises(CorruptFileError, match=r"delete '.*index.json' and repeat"):
+            read(folder, "train")
 
 
 def test_frames_that_were_not_collected_are_missing(tmp_path: Path) -> None:

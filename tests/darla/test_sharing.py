@@ -46,7 +46,7 @@ def has(run: RunDirectory) -> tuple[str, ...]:
         ("agents.decisions=7", ALL),
         ("transfer.episodes=7", ALL),
         ("vision.vae.beta=7", ALL[:3]),
-        ("vision.gate.action=stop", ALL[:3]),
+        ("vision.gate.action=stop", ALL),
         ("vision.dae.bottleneck=7", FRAMES),
         ("vision.seed=7", FRAMES),
         ("vision.evaluate_every=7000", FRAMES),

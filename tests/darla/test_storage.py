@@ -202,6 +202,14 @@ def test_one_flipped_bit_is_found(tmp_path: Path):
         load_tensors(path)
 
 
+def test_what_is_told_beside_the_tensors_is_checked_too(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"x": torch.arange(100)}, {"step": "50"})
+    path.write_bytes(path.read_bytes().replace(b'"step": "50"', b'"step": "90"'))
+    with pytest.raises(CorruptFileError, match="altered"):
+        load_tensors(path)
+
+
 def test_a_tensor_file_of_somebody_else_is_refused(tmp_path: Path):
     from safetensors.torch import save_file
 

@@ -70,7 +70,8 @@ def test_the_plan_covers_every_frame_once(config: Config) -> None:
         ("train", 0, 150),
         ("train", 1, 150),
         ("train", 2, 20),
-        ("validation", 0, 80),
+        ("validation", 0, 40),
+        ("validation", 1, 40),
     ]
 
 
@@ -206,8 +207,16 @@ def test_frames_are_collected_resumed_and_described(config: Config) -> None:
         load_frames(run.frames, "train")
 
 
-def test_a_small_share_of_validation_is_a_frame_at_least(tmp_path):
+def test_a_small_share_of_validation_is_two_frames_at_least(tmp_path):
     config = Config(
         name="x", runs=str(tmp_path), frames=FramesConfig(count=100, validation=0.001, shard=150)
     )
-    assert plan(config) == [("train", 0, 99), ("validation", 0, 1)]
+    assert plan(config) == [("train", 0, 98), ("validation", 0, 1), ("validation", 1, 1)]
+
+
+@pytest.mark.parametrize(("count", "counts"), [(700, [150, 150, 50] * 2), (7, [3, 4])])
+def test_both_halves_of_the_validation_are_of_whole_shards(config: Config, count, counts):
+    frames = config.frames.model_copy(update={"count": 10 * count, "validation": 0.1})
+    shards = plan(config.model_copy(update={"frames": frames}))
+    assert [each for split, _, each in shards if split == "validation"] == counts
+    assert sum(each for *_, each in shards) == 10 * count

@@ -118,6 +118,15 @@ def test_mutual_information_in_nats() -> None:
     assert mutual_information(latents, factors) == pytest.approx(np.array(expected))
 
 
+def test_a_latent_that_differs_by_rounding_alone_tells_nothing() -> None:
+    factors = np.array([[0], [1]] * 200)
+    latents = np.full((400, 1), 0.1, np.float32)
+    latents[::3] = np.nextafter(np.float32(0.1), np.float32(1))
+    assert mutual_information(latents, factors) == 0
+    shifted = 100.0 + 0.01 * factors.astype(np.float32)
+    assert mutual_information(shifted, factors) == pytest.approx(np.log(2))
+
+
 def test_sap_of_a_factor_without_order_is_the_variance_between_its_values() -> None:
     factors = np.array([[0], [1], [2]] * 50)
     latents = np.where(factors == 1, 1.0, 0.0)  # linear in no numbering but the middle one

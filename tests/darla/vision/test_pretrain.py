@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from darla.config import Config
+from darla.config import Config, config_identity
 from darla.errors import CorruptFileError, DivergenceError, MissingFileError
 from darla.frames import load_frames
 from darla.perception import load_perception
@@ -168,6 +168,48 @@ def test_a_blind_dae_stops_at_the_gate(run: RunDirectory) -> None:
         train_vision(config, run, quiet=True)
     assert (run.vision / "dae.safetensors").exists(), "the DAE's work must not be lost"
     assert (run.vision / "reconstructions.png").exists()
+
+
+def test_a_run_that_stopped_at_the_gate_may_go_on(run: RunDirectory) -> None:
+    strict = with_vision(run.config, gate={"object_error": 1e-6, "action": "stop"})
+    with pytest.raises(GateError, match="or go on with this one: vision.gate.action=warn"):
+        train_vision(strict, run, quiet=True)
+    lenient = with_vision(run.config, gate={"object_error": 1e-6, "action": "warn"})
+    assert config_identity(strict) == config_identity(lenient) == config_identity(run.config)
+    train_vision(lenient, run, quiet=True)
+    assert run.finished("vision")
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_logs_each_row_once(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = training.Trainer.step
+
+    def step_or_die(self: training.Trainer) -> dict[str, torch.Tensor]:
+        if self.step_number == 5:
+            raise Killed
+        return take(self)
+
+    monkeypatch.setattr(training.Trainer, "step", step_or_die)
+    with pytest.raises(Killed):
+        train_vision(run.config, run, quiet=True)
+    assert read_jsonl(run.vision / "metrics.jsonl")
+    monkeypatch.setattr(training.Trainer, "step", take)
+    train_vision(run.config, run, quiet=True)
+    rows = [(row["model"], row["images"]) for row in read_jsonl(run.vision / "metrics.jsonl")]
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_variance_is_learned_beside_a_decoder_that_has_none(run: RunDirectory) -> None:
+    vision = run.config.model_dump()["vision"]
+    config = with_vision(
+        run.config,
+        vae=vision["vae"] | {"reconstruction": "bernoulli"},
+        beta_vae=vision["beta_vae"] | {"reconstruction": "gaussian"},
+    )
+    latents = torch.zeros(1, config.vision.vae.latents)
+    assert pretrain.make_vae(config, "beta-vae").decode(latents)[1].any()
+    assert not pretrain.make_vae(config).decode(latents)[1].any()
 
 
 def test_a_training_that_diverges_says_so(run: RunDirectory) -> None:

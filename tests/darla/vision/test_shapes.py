@@ -101,6 +101,10 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     few.write_bytes(few.read_bytes()[:-200])
     with pytest.raises(CorruptFileError, match="is no dSprites file"):
         load_dsprites(few)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for path in (tmp_path / "one.npy", tmp_path):
+        with pytest.raises(CorruptFileError, match="is no dSprites file"):
+            load_dsprites(path)
     np.savez(few, pictures=np.zeros(1))
     with pytest.raises(CorruptFileError, match="imgs is not a file"):
         load_dsprites(few)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from darla.config import Config
-from darla.errors import ConfigError
+from darla.errors import ConfigError, DependencyError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import read_json, read_jsonl
 from darla.vision import shapes, shapes_experiment, training
 from darla.vision.shapes_experiment import (
     ShapePictures,
+    check_shapes,
     entries,
     held_out,
     scores_of,
@@ -121,6 +122,22 @@ def test_what_cannot_see_shapes_is_refused(
     wrong = replaced(config, section, **values)
     with pytest.raises(ConfigError, match=r"give environment.size=64 vision.vae.reconstruction"):
         train_shapes(wrong, RunDirectory.open(wrong), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "error", "words"),
+    [
+        ("vision", {"processes": 2}, ConfigError, "vision.processes=1"),
+        ("vision", {"device": "mps"}, DependencyError, "allowed is auto, cpu, cuda"),
+        ("shapes", {"file": "nowhere.npz"}, MissingFileError, "give shapes.file=null"),
+    ],
+)
+def test_what_is_not_here_is_refused(
+    config: Config, section: str, values: dict[str, object], error: type, words: str
+) -> None:
+    given = getattr(config, section).model_dump() | values
+    with pytest.raises(error, match=words):
+        check_shapes(replaced(config, section, **given))
 
 
 def told(**shares: float) -> list[list[float]]:

@@ -223,7 +223,7 @@ def sweep(
             results = tuner.fit()
     shutil.rmtree(store, ignore_errors=True)
     failed = {}
-    for result in results:
+    for result in (results[index] for index in range(len(results))):
         name = (result.config or {})["run"]
         if result.error is not None:
             failed[name] = first_line(result.error)

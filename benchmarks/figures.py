@@ -275,7 +275,7 @@ def bar_plot(values: Sequence[float], title: str, unit: str = "") -> str:
 
 def _margin(rows: Sequence[IntervalRow | ForestRow]) -> float:
     """Room for the longest label at the left of a wide figure."""
-    return 18 + 7.6 * max(15, *(len(row.label) for row in rows))
+    return 18 + 7.6 * max([15, *(len(row.label) for row in rows)])
 
 
 def _row_label(label: str, wide: bool, left: float, middle: float) -> str:

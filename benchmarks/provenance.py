@@ -61,10 +61,16 @@ def commands_of(run: RunDirectory, status: Mapping[str, Any], protocols: Sequenc
     if tier is not None and {run.config.suite, *protocols} == set(tier.protocols):
         world = "" if tier.world == "lab" else f" --world {tier.world}"
         return "\n".join([*lines, f"darla benchmark --tier {tier.name}{world} {again}"])
-    config = shlex.quote(str(Path(run.config.runs) / run.config.name / "config.yaml"))
+    config = shlex.quote(str(run.path / "config.yaml"))
     lines.append(f"darla run {config} {again}")
-    lines += [f"darla transfer {config} {again} --protocol {name}" for name in protocols]
+    lines += [f"darla transfer {config} {again} --protocol {_words(name)}" for name in protocols]
     return "\n".join(lines)
+
+
+def _words(protocol: str) -> str:
+    """What to type for a protocol; fresh targets are named PROTOCOL@TAG-DIGEST."""
+    name, fresh, drawn = protocol.partition("@")
+    return f"{name} --fresh {drawn.rpartition('-')[0]} --salt-file SALT" if fresh else name
 
 
 def facts_of(status: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -93,6 +99,7 @@ def stages_of(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             duration(float(entry.get("seconds", 0.0))),
         )
         for stage, entry in (status.get("stages") or {}).items()
+        if stage != "report"  # it cannot be finished before it is written
     ]
 
 

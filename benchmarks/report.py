@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from agents.algorithms import POLICY_FILE
 from agents.cells import cells_of
 from benchmarks import plots, provenance
 from benchmarks.inline import data_uri
@@ -177,7 +178,7 @@ def _environment() -> Environment:
 def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page = Page(anchor=anchor, name=run.config.name, config=to_yaml(run.config))
     status = _status(run, page)
-    if run.scores.exists():
+    if run.scored:
         results = results_of(run)
         page.part = _part(results)
         page.protocols = [_part(part) for part in results["protocols"].values()]
@@ -272,6 +273,9 @@ def _contamination(run: RunDirectory, page: Page) -> list[tuple[str, Mapping[str
         suites = read_json(run.path / "contamination.json")["targets"]
     except MissingFileError:
         return []
+    except (KeyError, TypeError):
+        page.problems.append(f"{run.path / 'contamination.json'} is damaged: it has no targets")
+        return []
     except DarlaError as error:
         page.problems.append(str(error))
         return []
@@ -323,5 +327,6 @@ def _card(environment: Environment, run: RunDirectory, page: Page) -> str:
         table=markdown_table(results) if results else "",
         perceptions=[(name, entrant(name).label) for name in run.config.agents.perceptions],
         facts=dict(page.facts),
+        trained=any((run.agent(cell.id) / POLICY_FILE).exists() for cell in cells_of(run.config)),
         unfinished=any(f"({UNFINISHED})" in row["label"] for row in rows),
     )

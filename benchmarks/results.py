@@ -122,7 +122,7 @@ def summarise(
         every = {(s.cell, s.domain, s.episode): s for s in (*beside, *scores)}
         _add_interactions(rows, sample, Sample(list(every.values()), seed), world)
     comparisons = _comparisons(sample)
-    notes += limits(rows)
+    notes += limits(rows) + _few_layouts(sample)
     return {
         "headline": headline(rows, comparisons),
         "notes": notes,
@@ -205,6 +205,25 @@ def _note_gaps(entry: Entry, sample: Sample, notes: list[str]) -> None:
         )
     if len({score.frames for score in entry.scores}) > 1:
         notes.append(f"{entry.name}: its seeds were trained for different numbers of frames.")
+
+
+def _few_layouts(sample: Sample) -> list[str]:
+    """Notes groups of domains in which an entrant played a single layout of each."""
+    notes = []
+    for group in GROUPS:
+        domains = sample.domains[group]
+        single = [
+            entry
+            for entry in sample.entries.values()
+            if (seeds := entry.played(domains))
+            and entry.episodes(domains, seeds) == len(seeds) * len(domains)
+        ]
+        if domains and single:
+            notes.append(
+                f"Each domain of {group} was played in a single layout: intervals range over seeds"
+                " alone, and those of a single seed have no width and tell nothing."
+            )
+    return notes
 
 
 def _score(

@@ -76,7 +76,8 @@ def _errors(models: Mapping[str, Mapping[str, Any]]) -> Markup:
     return Markup(
         "<h3>Reconstruction error on frames kept from training</h3>{}"
         "<p class=soft>On object pixels, 0 is perfect, and 1 is as wrong as a room without the"
-        " object: at 1 and above, the object is not in the reconstruction.</p>"
+        " object: at 1 and above, the object is not in the reconstruction; a spot in the object's"
+        " place, without its shape, can be well below.</p>"
     ).format(table)
 
 

@@ -493,7 +493,10 @@ def report_command(
         ),
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables of scores as Markdown.")
+        bool,
+        typer.Option(
+            "--markdown", help="Print the tables of scores as Markdown, and write nothing."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -503,7 +506,7 @@ def report_command(
     of all of them; what is not there yet, the page says.
     """
     from benchmarks.report import write_report
-    from benchmarks.results import write_results
+    from benchmarks.results import results_of, write_results
     from benchmarks.tables import markdown_table
     from darla.rundir import RunDirectory
 
@@ -514,14 +517,15 @@ def report_command(
     if page.suffix != ".html":
         raise ConfigError(f"'{page}' must end in .html")
     for run in opened:
-        if run.scores.exists():
-            results = write_results(run)
-            if markdown:
-                print(markdown_table(results))
-                for name, part in results.get("protocols", {}).items():
-                    print(f"`{name}`:\n\n{markdown_table(part)}")
-    write_report([run.path for run in opened], page)
+        if run.scored and markdown:
+            results = results_of(run)
+            print(markdown_table(results))
+            for name, part in results.get("protocols", {}).items():
+                print(f"`{name}`:\n\n{markdown_table(part)}")
+        elif run.scored:
+            write_results(run)
     if not markdown:
+        write_report([run.path for run in opened], page)
         _print({"report": str(page)}, as_json)
 
 

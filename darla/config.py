@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -41,6 +42,10 @@ PerceptionName = Literal[
     "random",
 ]
 AlgorithmName = Literal["dqn", "a3c", "unreal", "ec"]
+
+
+#: A path as typed, but for `~`, the home folder, which not every shell replaces.
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Section(BaseModel):
@@ -82,7 +87,7 @@ class EnvironmentConfig(Section):
     """The world that is acted in."""
 
     id: str = Field("darla/Lab-v0", description="Gymnasium id of the environment.")
-    plugin: str | None = Field(
+    plugin: PathText | None = Field(
         None,
         description="Python file (.py) or module of your own that registers `id` and its suites; "
         "null for those that are built in or installed.",
@@ -118,7 +123,7 @@ class FramesConfig(Section):
     """Stage 1, the data: frames of an exploration policy in D_U."""
 
     count: int = Field(40_000, ge=4, description="Frames to collect, over all domains of D_U.")
-    policy: str = Field(
+    policy: PathText = Field(
         "explorer",
         min_length=1,
         description="Who collects: 'explorer' (starts anywhere with a free view, turns away from "
@@ -301,7 +306,7 @@ class VisionConfig(Section):
 class ShapesConfig(Section):
     """The 2D shapes of `darla shapes`, on which papers compare beta-VAEs."""
 
-    file: str | None = Field(
+    file: PathText | None = Field(
         None, description="The original dSprites file (.npz); null draws the shapes."
     )
     held_out: bool = Field(
@@ -478,7 +483,7 @@ class Config(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run directory."
     )
-    runs: str = Field("runs", description="Folder that holds the run directories.")
+    runs: PathText = Field("runs", description="Folder that holds the run directories.")
     suite: str = Field("lab", description="Suite of domains: D_U, D_S and D_T.")
     environment: EnvironmentConfig = EnvironmentConfig()
     ray: RayConfig = RayConfig()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darla.errors import RunDirectoryError
+from darla.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
     from agents.cells import Cell
@@ -80,11 +80,24 @@ def run_benchmark(
 
 
 def load(config: str, overrides: Sequence[str] | None) -> Config:
-    """Reads a configuration and refuses names that only the packages above its tree know."""
+    """Reads a configuration and refuses names that only the packages above its tree know.
+
+    The `config.yaml` of a run directory is about that directory, wherever it was moved to.
+    """
     from darla.config import load_config
     from envs.registry import suite_of
 
-    tree = load_config(config, overrides or [])
+    words = list(overrides or [])
+    folder = Path(config).resolve().parent
+    own = Path(config).name == "config.yaml" and (folder / "run.json").exists()
+    if own and not any(word.startswith("runs=") for word in words):
+        words.append(f"runs={os.path.relpath(folder.parent)}")
+    tree = load_config(config, words)
+    if own and tree.name != folder.name and not any(word.startswith("name=") for word in words):
+        raise ConfigError(
+            f"'{folder}' holds the run '{tree.name}': give the folder that name again to go on "
+            "with it, or name=... for a new run of the same configuration"
+        )
     suite_of(tree)
     return tree
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from darla import __version__
 from darla.config import Config, config_identity, differences, load_config, to_yaml
-from darla.errors import ConfigError, MissingFileError, RunDirectoryError
+from darla.errors import ConfigError, CorruptFileError, MissingFileError, RunDirectoryError
 from darla.storage import read_json, sha256_file, write_json, write_text
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "ray", "safetensors")
@@ -101,6 +101,11 @@ class RunDirectory:
         return self.path / "scores.jsonl"
 
     @property
+    def scored(self) -> bool:
+        """Whether an episode of the table is there."""
+        return self.scores.exists() and self.scores.stat().st_size > 0
+
+    @property
     def results_json(self) -> Path:
         """Results for a script."""
         return self.path / "results.json"
@@ -124,7 +129,10 @@ class RunDirectory:
         Raises:
             CorruptFileError: the file is damaged.
         """
-        return read_json(self._run_file)
+        status = read_json(self._run_file)
+        if not isinstance(status, dict) or not isinstance(status.get("stages"), dict):
+            raise CorruptFileError(f"'{self._run_file}' is damaged: it has no stages")
+        return status
 
     def start(self, stage: str) -> None:
         """Marks a stage as begun, or as continued, by this process, which alone may work on it.

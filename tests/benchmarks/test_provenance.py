@@ -7,6 +7,7 @@ from benchmarks.provenance import (
     commands_of,
     frame_digests_of,
     keep_frame_digests,
+    stages_of,
 )
 from darla.config import Config, load_config
 from darla.errors import CorruptFileError
@@ -53,6 +54,8 @@ def test_the_same_again_is_the_tier_or_the_run_with_its_protocols(
         f"darla run {config} name=r-again",
         f"darla transfer {config} name=r-again --protocol lab-single",
     ]
+    fresh = commands_of(run, {}, ["lab-single@v0.1-4e58ac86"]).splitlines()[-1]
+    assert fresh.endswith("--protocol lab-single --fresh v0.1 --salt-file SALT")
     smoke = RunDirectory.open(load_config("benchmark-smoke", [f"runs={tmp_path}", "name=s"]))
     last = commands_of(smoke, {}, ["lab-single"]).splitlines()[-1]
     assert last == "darla benchmark --tier smoke name=s-again"
@@ -66,3 +69,16 @@ def test_damaged_digests_are_refused(run: RunDirectory) -> None:
     (run.path / FRAME_DIGESTS).write_text('{"lab/A')
     with pytest.raises(CorruptFileError, match=FRAME_DIGESTS):
         frame_digests_of(run)
+
+
+def test_the_same_again_is_of_the_folder_where_the_run_lies(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    moved = RunDirectory.load(run.path.rename(tmp_path / "elsewhere"))
+    assert f"darla run {moved.path / 'config.yaml'} name=r-again" in commands_of(moved, {})
+
+
+def test_the_stage_that_writes_the_page_is_not_in_it(run: RunDirectory) -> None:
+    for stage in ("frames", "report"):
+        run.start(stage)
+    assert [stage for stage, *_ in stages_of(run.status())] == ["frames"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.report import write_report
 from benchmarks.scores import UNFINISHED, read_scores
-from darla.config import AgentsConfig, Config
+from darla.config import AgentsConfig, Config, load_config
 from darla.errors import CorruptFileError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, write_json, write_jsonl
@@ -156,6 +156,26 @@ def test_a_model_card_without_scores_says_so(tmp_path: Path) -> None:
     run = empty_run(tmp_path)
     report(run)
     assert "have not been scored yet" in (run.path / "MODEL_CARD.md").read_text()
+
+
+def test_a_model_card_says_what_was_trained_and_how(tmp_path: Path) -> None:
+    words = ["frames.policy=random", "vision.vae.objective=capacity", "vision.vae.capacity.end=5"]
+    words += ["agents.perceptions=[fine-tuned]", f"runs={tmp_path}"]
+    run = RunDirectory.open(load_config("lab-smoke", words))
+    write_report([run.path], run.report)
+    card = (run.path / "MODEL_CARD.md").read_text()
+    assert "frames of a uniform random policy in 4 domains" in card
+    assert "gamma 1000.0, capacity up to 5.0 nats" in card and "beta 1" not in card
+    assert "but for copies that `fine-tuned` learns further" in card
+    assert "(none of them is trained yet)" in card
+
+
+@pytest.mark.parametrize("piece", ["scores.jsonl", "contamination.json"])
+def test_an_empty_piece_is_like_one_that_is_missing(full_run: RunDirectory, piece: str) -> None:
+    (full_run.path / piece).write_text("" if piece.endswith("jsonl") else "{}")
+    write_report([full_run.path], full_run.report)
+    page = full_run.report.read_text()
+    assert ("There is no scores.jsonl" in page) == (piece == "scores.jsonl")
 
 
 def test_flagged_targets_are_named_at_the_top(full_run: RunDirectory) -> None:

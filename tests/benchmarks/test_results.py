@@ -235,3 +235,13 @@ def test_an_uncertain_ceiling_gives_no_scale(scores_of):
     )
     assert ceiling > floor, "but not for certain"
     assert row_of(summary, "darla")["normalised"]["target"] is None
+
+
+def test_a_single_layout_of_each_domain_is_noted(scores_of) -> None:
+    told = "Each domain of target was played in a single layout"
+    scores = scores_of()
+    assert not any(told in note for note in summarise(scores)["notes"])
+    first: dict = {}
+    for score in scores:
+        first.setdefault((score.cell, score.domain), score)
+    assert any(told in note for note in summarise(list(first.values()))["notes"])

@@ -104,11 +104,15 @@ class Stages:
     def verdict(self, found: None, suite: str) -> str:
         return f"contamination of {suite}: none"
 
-    def write_results(self, run: RunDirectory) -> dict[str, int]:
+    def results_of(self, run: RunDirectory) -> dict[str, int]:
         results = {"episodes": len(read_jsonl(run.scores))}
-        write_json(run.results_json, results)
         protocols = [name for name in self.done if name.startswith("lab-")]
         return results | ({"protocols": dict.fromkeys(protocols, results)} if protocols else {})
+
+    def write_results(self, run: RunDirectory) -> dict[str, int]:
+        results = self.results_of(run)
+        write_json(run.results_json, results)
+        return results
 
     def write_report(self, runs: list[Path], output: Path) -> None:
         write_text(output, f"<html>{len(runs)}</html>")
@@ -143,7 +147,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "benchmarks.transfer": ("score_transfer",),
         "benchmarks.contamination": ("check_contamination", "verdict"),
         "benchmarks.provenance": ("keep_frame_digests",),
-        "benchmarks.results": ("write_results",),
+        "benchmarks.results": ("results_of", "write_results"),
         "benchmarks.tables": ("terminal_table", "markdown_table"),
         "benchmarks.films": ("choose_writer",),
         "benchmarks.replay": ("choose_cell", "choose_domains", "record_episodes"),
@@ -581,6 +585,38 @@ def test_report_takes_run_directories(config, stages, capsys):
     assert "must end in .html" in capsys.readouterr().err
     assert darla("report", "runs/tiny", "runs/other", "-o", "both.html") == 0
     assert (config.parent / "both.html").read_text() == "<html>2</html>"
+
+
+def test_markdown_writes_nothing(config, stages, capsys):
+    darla("run", config)
+    before = {path: path.stat().st_mtime_ns for path in (config.parent / "runs").rglob("*")}
+    assert darla("report", "runs/tiny", "--markdown") == 0
+    assert {p: p.stat().st_mtime_ns for p in (config.parent / "runs").rglob("*")} == before
+
+
+def test_the_configuration_of_a_run_is_about_that_run_wherever_it_lies(
+    config, stages, capsys, monkeypatch
+):
+    darla("run", config)
+    moved = config.parent / "archive" / "tiny"
+    moved.parent.mkdir()
+    (config.parent / "runs/tiny").rename(moved)
+    other = config.parent / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    done = list(stages.done)
+    assert darla("run", str(moved / "config.yaml")) == 0
+    assert stages.done[len(done) :] == ["transfer"], "the rest was there"
+    assert not list(other.iterdir())
+    capsys.readouterr()
+    renamed = moved.rename(moved.with_name("tiny2"))
+    assert darla("run", str(renamed / "config.yaml")) == 2
+    assert "holds the run 'tiny': give the folder that name again" in capsys.readouterr().err
+    assert darla("run", str(renamed / "config.yaml"), "name=fresh") == 0
+    assert (renamed.parent / "fresh").is_dir()
+    assert darla("run", str(renamed / "config.yaml"), "runs=elsewhere") == 2
+    assert darla("run", str(renamed / "config.yaml"), "runs=elsewhere", "name=tiny") == 0
+    assert (other / "elsewhere" / "tiny").is_dir()
 
 
 def test_report_of_a_run_without_scores(config, stages, capsys):

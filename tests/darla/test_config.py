@@ -249,3 +249,12 @@ def test_a_configuration_is_a_value():
     assert hash(config) == hash(Config(name="x"))
     with pytest.raises(ValueError, match="frozen"):
         config.name = "y"
+
+
+def test_a_path_may_begin_at_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = ["environment.plugin=~/world.py", "frames.policy=~/runs/a/dqn", "shapes.file=~/d.npz"]
+    config = load_config(write("name: x\nruns: ~/darla"), words)
+    assert config.runs == "/home/ada/darla" and config.shapes.file == "/home/ada/d.npz"
+    assert config.environment.plugin == "/home/ada/world.py"
+    assert config.frames.policy == "/home/ada/runs/a/dqn"

@@ -235,3 +235,11 @@ def test_a_stage_that_starts_again_keeps_its_seconds(tmp_path, monkeypatch):
     clock.now += 5
     run.finish("dae")
     assert run.status()["stages"]["dae"]["seconds"] == 15
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stages": []}'])
+def test_a_status_of_another_shape_is_damaged(tmp_path, text):
+    run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(CorruptFileError, match="it has no stages"):
+        run.status()

@@ -53,7 +53,7 @@ def commands_of(run: RunDirectory, status: Mapping[str, Any], protocols: Sequenc
         status: Its status.
         protocols: Other suites that it was scored on.
     """
-    commit = (status.get("git") or {}).get("commit")
+    commit = ([*_code(status), status.get("git")][0] or {}).get("commit")
     lines = [f"git checkout {commit}"] if commit else []
     lines += ["make install", ". .venv/bin/activate"]
     again = f"name={run.config.name}-again"
@@ -73,11 +73,21 @@ def _words(protocol: str) -> str:
     return f"{name} --fresh {drawn.rpartition('-')[0]} --salt-file SALT" if fresh else name
 
 
+def _code(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What worked on the stages, that of the last one first."""
+    stages = reversed((status.get("stages") or {}).values())
+    return [git for entry in stages for git in reversed(entry.get("code") or [])]
+
+
 def facts_of(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of code, host, versions and seeds in `run.json`."""
-    git = status.get("git") or {}
-    changed = ", with changes that were not committed" if git.get("changed") else ""
-    code = [("code", f"commit {git.get('commit', 'unknown')}{changed}")] if git else []
+    used = [status.get("git"), *_code(status)]
+    states = list(dict.fromkeys((g.get("commit", "unknown"), g.get("changed")) for g in used if g))
+    commits = [
+        f"commit {commit}{', with changes that were not committed' if changed else ''}"
+        for commit, changed in states
+    ]
+    code = [("code", "; ".join(commits))] if commits else []
     groups = (
         ("host, ", status.get("host")),
         ("", status.get("versions")),

@@ -109,9 +109,21 @@ def open_run(config: Config, *, create: bool = True) -> Iterator[RunDirectory]:
 
     run = RunDirectory.open(config, create=create)
     try:
+        _keep_domains(run)
         yield run
     finally:
         run.pause()
+
+
+def _keep_domains(run: RunDirectory) -> None:
+    """Refuses to go on where a suite, for instance of a plugin, has other domains than before."""
+    from envs.registry import suite_of
+
+    suite = suite_of(run.config)
+    domains = {name: [d.id for d in getattr(suite, name)] for name in ("d_u", "d_s", "d_t")}
+    what = f"suite '{suite.name}': its domains were others when the run began"
+    plugin = run.config.environment.plugin
+    run.keep("domains", domains, f"{what} (look at {plugin})" if plugin else what)
 
 
 # -- the stages one by one -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ repeated, one that is not is continued, and a directory of another configuration
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import platform
 import re
@@ -124,7 +125,7 @@ class RunDirectory:
         """Returns what `run.json` holds: `name`, `versions`, `git`, `host`, `seeds`, `stages` ...
 
         `stages` maps each stage that ever started to `started`, `finished` (a time or null),
-        `seconds`, `facts` and `parents`.
+        `seconds`, `facts`, `parents` and `code`, the commits that worked on it.
 
         Raises:
             CorruptFileError: the file is damaged.
@@ -146,6 +147,9 @@ class RunDirectory:
         self._began.setdefault(stage, time.monotonic())
         with self._stage(stage) as entry:
             entry["finished"] = None
+            code = entry.setdefault("code", [])
+            if (git := _git_state()) is not None and git not in code:
+                code.append(git)
 
     def note(self, stage: str, **facts: Any) -> None:
         """Saves facts and the seconds so far; call it at checkpoints, so a kill loses little."""
@@ -174,6 +178,24 @@ class RunDirectory:
     def finished(self, stage: str) -> bool:
         """Whether a stage was finished by this or an earlier process."""
         return bool(self.status()["stages"].get(stage, {}).get("finished"))
+
+    def keep(self, name: str, value: Any, what: str) -> None:
+        """Records a JSON value the first time, and refuses another one from then on.
+
+        Args:
+            name: Its key in `run.json`.
+            value: The value.
+            what: What it is, and what to look at where it has changed.
+
+        Raises:
+            RunDirectoryError: It was another value.
+        """
+        with self._status() as status:
+            if status.setdefault(name, value) != value:
+                raise RunDirectoryError(
+                    f"run directory '{self.path}' has another {what}; restore it, or type "
+                    f"name={_next_name(self.path)} to start a new run"
+                )
 
     def pause(self) -> None:
         """Saves the seconds of the stages that this process began and could not finish."""
@@ -255,10 +277,8 @@ class RunDirectory:
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Reads run.json, lends one stage's entry and writes it back, alone among all processes."""
-        with (self.path / ".locks" / "run.json").open("w") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            status = self.status()
+        """Lends the entry of one stage."""
+        with self._status() as status:
             fresh: dict[str, Any] = {
                 "started": _now(),
                 "finished": None,
@@ -267,6 +287,16 @@ class RunDirectory:
                 "parents": {},
             }
             yield status["stages"].setdefault(stage, fresh)
+
+    @contextmanager
+    def _status(self) -> Iterator[dict[str, Any]]:
+        """Reads run.json, lends it and writes it back, alone among all processes."""
+        locks = self.path / ".locks"
+        locks.mkdir(exist_ok=True)
+        with (locks / "run.json").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            status = self.status()
+            yield status
             write_json(self._run_file, status)
 
     def _tick(self, stage: str, entry: dict[str, Any]) -> None:
@@ -313,8 +343,12 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
+@functools.cache
 def _git_state() -> dict[str, Any] | None:
-    """Returns the commit of the project's checkout and whether it was changed; None outside one."""
+    """Returns the commit of the project's checkout and whether it was changed; None outside one.
+
+    It is that of the first call: what a process runs does not change with the checkout.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

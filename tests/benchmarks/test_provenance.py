@@ -5,6 +5,7 @@ import pytest
 from benchmarks.provenance import (
     FRAME_DIGESTS,
     commands_of,
+    facts_of,
     frame_digests_of,
     keep_frame_digests,
     stages_of,
@@ -82,3 +83,16 @@ def test_the_stage_that_writes_the_page_is_not_in_it(run: RunDirectory) -> None:
     for stage in ("frames", "report"):
         run.start(stage)
     assert [stage for stage, *_ in stages_of(run.status())] == ["frames"]
+
+
+def test_all_code_that_worked_on_a_run_is_told(run: RunDirectory) -> None:
+    first, second = {"commit": "one", "changed": False}, {"commit": "two", "changed": True}
+    stages = {"frames": {"code": [first]}, "score/a": {"code": [first, second]}, "old": {}}
+    status = {"git": first, "stages": stages}
+    assert facts_of(status)[0] == (
+        "code",
+        "commit one; commit two, with changes that were not committed",
+    )
+    assert commands_of(run, status).startswith("git checkout two\n")
+    assert facts_of({"git": first})[0] == ("code", "commit one")
+    assert "checkout" not in commands_of(run, {})

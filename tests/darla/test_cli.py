@@ -18,7 +18,7 @@ from darla.config import Config
 from darla.doctor import Check
 from darla.errors import ConfigError, MissingFileError
 from darla.rundir import RunDirectory
-from darla.storage import append_jsonl, read_jsonl, write_json, write_text
+from darla.storage import append_jsonl, read_json, read_jsonl, write_json, write_text
 
 COMMANDS = tuple(
     f"{group}{each.name}"
@@ -617,6 +617,18 @@ def test_the_configuration_of_a_run_is_about_that_run_wherever_it_lies(
     assert darla("run", str(renamed / "config.yaml"), "runs=elsewhere") == 2
     assert darla("run", str(renamed / "config.yaml"), "runs=elsewhere", "name=tiny") == 0
     assert (other / "elsewhere" / "tiny").is_dir()
+
+
+def test_a_suite_of_other_domains_than_before_is_refused(config, stages, capsys):
+    darla("pretrain", config)
+    status = read_json(config.parent / "runs/tiny/run.json")
+    assert status["domains"]["d_t"] == ["lab/B/hat-can"]
+    status["domains"]["d_t"] = ["lab/B/hat-can/light=0.5"]
+    write_json(config.parent / "runs/tiny/run.json", status)
+    before = list(stages.done)
+    assert darla("run", config) == 2
+    assert "suite 'lab': its domains were others when the run began" in capsys.readouterr().err
+    assert stages.done == before
 
 
 def test_report_of_a_run_without_scores(config, stages, capsys):

@@ -243,3 +243,23 @@ def test_a_status_of_another_shape_is_damaged(tmp_path, text):
     (run.path / "run.json").write_text(text)
     with pytest.raises(CorruptFileError, match="it has no stages"):
         run.status()
+
+
+def test_what_is_kept_is_refused_when_it_changes(tmp_path):
+    run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    run.keep("domains", ["a", "b"], "list of domains")
+    run.keep("domains", ["a", "b"], "list of domains")
+    with pytest.raises(RunDirectoryError, match="has another list of domains; restore it, or type"):
+        run.keep("domains", ["a"], "list of domains")
+    assert run.status()["domains"] == ["a", "b"]
+
+
+def test_a_stage_knows_the_code_that_worked_on_it(tmp_path, monkeypatch):
+    run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    for commit in ("one", "one", "two"):
+        monkeypatch.setattr(rundir, "_git_state", lambda commit=commit: {"commit": commit})
+        run.start("frames")
+    assert run.status()["stages"]["frames"]["code"] == [{"commit": "one"}, {"commit": "two"}]
+    monkeypatch.setattr(rundir, "_git_state", lambda: None)
+    run.start("vision")
+    assert run.status()["stages"]["vision"]["code"] == []

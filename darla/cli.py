@@ -509,6 +509,7 @@ def report_command(
     from benchmarks.results import results_of, write_results
     from benchmarks.tables import markdown_table
     from darla.rundir import RunDirectory
+    from envs.registry import suite_of
 
     opened = [RunDirectory.load(path) for path in runs]
     if output is None and len(opened) > 1:
@@ -516,6 +517,8 @@ def report_command(
     page = output or opened[0].report
     if page.suffix != ".html":
         raise ConfigError(f"'{page}' must end in .html")
+    for run in opened:
+        suite_of(run.config)  # without it, a good report would be replaced by a poorer one
     for run in opened:
         if run.scored and markdown:
             results = results_of(run)

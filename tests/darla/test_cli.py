@@ -19,6 +19,7 @@ from darla.doctor import Check
 from darla.errors import ConfigError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_json, read_jsonl, write_json, write_text
+from envs import registry
 
 COMMANDS = tuple(
     f"{group}{each.name}"
@@ -629,6 +630,18 @@ def test_a_suite_of_other_domains_than_before_is_refused(config, stages, capsys)
     assert darla("run", config) == 2
     assert "suite 'lab': its domains were others when the run began" in capsys.readouterr().err
     assert stages.done == before
+
+
+def test_a_report_without_the_plugin_of_its_run_is_refused(config, stages, capsys):
+    (config.parent / "mine.py").write_text("")
+    darla("run", config, "environment.plugin=mine.py")
+    page = (config.parent / "runs/tiny/report.html").read_bytes()
+    (config.parent / "mine.py").unlink()
+    capsys.readouterr()
+    registry._import_plugin.cache_clear()
+    assert darla("report", "runs/tiny") == 2
+    assert "no file 'mine.py'" in capsys.readouterr().err
+    assert (config.parent / "runs/tiny/report.html").read_bytes() == page
 
 
 def test_report_of_a_run_without_scores(config, stages, capsys):

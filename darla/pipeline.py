@@ -88,12 +88,13 @@ def load(config: str, overrides: Sequence[str] | None) -> Config:
     from envs.registry import suite_of
 
     words = list(overrides or [])
+    tree = load_config(config, words)
     folder = Path(config).resolve().parent
     own = Path(config).name == "config.yaml" and (folder / "run.json").exists()
-    if own and not any(word.startswith("runs=") for word in words):
-        words.append(f"runs={os.path.relpath(folder.parent)}")
-    tree = load_config(config, words)
-    if own and tree.name != folder.name and not any(word.startswith("name=") for word in words):
+    told = {word.partition("=")[0] for word in words}
+    if own and "runs" not in told and Path(tree.runs).resolve() != folder.parent:
+        tree = load_config(config, [*words, f"runs={folder.parent}"])
+    if own and "name" not in told and tree.name != folder.name:
         raise ConfigError(
             f"'{folder}' holds the run '{tree.name}': give the folder that name again to go on "
             "with it, or name=... for a new run of the same configuration"

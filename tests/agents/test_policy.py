@@ -29,5 +29,10 @@ def test_random_actions_cover_every_choice():
 
 def test_an_algorithm_of_one_choice_refuses_several():
     assert Actions((8,)).count("dqn") == 8
-    with pytest.raises(ConfigError, match="dqn makes one choice.*for 9 at once.*a3c"):
+    with pytest.raises(ConfigError, match="dqn makes one choice.*for 9 choices at once.*a3c"):
         Actions((5,) * 9, vector=True).count("dqn")
+
+
+def test_a_vector_of_one_choice_says_what_to_wrap():
+    with pytest.raises(ConfigError, match=r"for a vector of one; let it take Discrete\(5\), or"):
+        Actions((5,), vector=True).count("dqn")

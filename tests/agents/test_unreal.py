@@ -269,7 +269,7 @@ class Stub:
 @pytest.mark.parametrize(
     ("actions", "replay", "message"),
     [
-        (Actions((3, 3), vector=True), 2000, "unreal makes one choice.*for 2 at once"),
+        (Actions((3, 3), vector=True), 2000, "unreal makes one choice.*for 2 choices at once"),
         (Actions((3,)), 47, r"agents.unreal.replay is 47.*at least 48"),
     ],
 )

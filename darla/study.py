@@ -18,6 +18,8 @@ from darla.storage import write_bytes, write_json
 RESAMPLES = 2_000
 FEWEST = 4
 """Visions below which no correlation is given."""
+COLUMNS = 4
+"""Panels of the scatter in one row."""
 OUTCOMES = ("source", "target", "gap")
 
 
@@ -108,30 +110,41 @@ def write_study(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def scatter(result: Mapping[str, Any]) -> bytes:
-    """Draws target return against every score, a row of panels per policy; returns a PNG file."""
+    """Draws target return against every score that varies, a block of panels per policy.
+
+    Returns:
+        A PNG file.
+    """
     from matplotlib.figure import Figure
 
-    names = list(result["correlations"])
-    scores = list(result["correlations"][names[0]])
+    panels = []
+    for name, scores in result["correlations"].items():
+        own = [point for point in result["points"] if _policy(point) == name]
+        shown = [s for s in scores if len({point["disentanglement"][s] for point in own}) > 1]
+        shown = shown or list(scores)
+        panels += [(name, own, score) for score in shown]
+        panels += [None] * (-len(shown) % COLUMNS)
     settings = list(dict.fromkeys(_setting(point) for point in result["points"]))
-    figure = Figure((2.6 * len(scores), 2.9 * len(names) + 0.5), dpi=110, layout="constrained")
-    axes = figure.subplots(len(names), len(scores), squeeze=False, sharey="row")
-    for row, name in zip(axes, names, strict=True):
-        for axis, score in zip(row, scores, strict=True):
-            for setting in settings:
-                own = [
-                    (point["disentanglement"][score], point["target"])
-                    for point in result["points"]
-                    if _policy(point) == name and _setting(point) == setting
-                ]
-                axis.scatter([p[0] for p in own], [p[1] for p in own], s=22, label=setting)
-            found = result["correlations"][name][score]["target"]
-            if found["rho"] is not None:
-                low, high = found["ci95"]
-                axis.set_title(f"ρ = {found['rho']:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
-            axis.set_xlabel(score.replace("/", "\n"))
-        row[0].set_ylabel(f"{name}\ntarget return")
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    rows = len(panels) // COLUMNS
+    figure = Figure((2.6 * COLUMNS, 2.7 * rows + 0.5), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True).ravel()
+    for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+        if panel is None:
+            axis.set_visible(False)
+            continue
+        name, own, score = panel
+        for setting in settings:
+            found = [point for point in own if _setting(point) == setting]
+            values = [point["disentanglement"][score] for point in found]
+            axis.scatter(values, [point["target"] for point in found], s=22, label=setting)
+        correlation = result["correlations"][name][score]["target"]
+        if correlation["rho"] is not None:
+            low, high = correlation["ci95"]
+            axis.set_title(f"ρ = {correlation['rho']:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
+        axis.set_xlabel(score)
+        if place % COLUMNS == 0:
+            axis.set_ylabel(f"{name}\ntarget return")
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -117,7 +117,7 @@ def scatter(result: Mapping[str, Any]) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    panels = []
+    panels: list[tuple[str, list[Mapping[str, Any]], str] | None] = []
     for name, scores in result["correlations"].items():
         own = [point for point in result["points"] if _policy(point) == name]
         shown = [s for s in scores if len({point["disentanglement"][s] for point in own}) > 1]

@@ -66,9 +66,7 @@ class LatentVecEnv(VecEnv):
         self._vector.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of the whole vector, once per environment; `render_mode` may be None."""
-        if attr_name == "render_mode":
-            return [getattr(self._vector, attr_name, None)] * self.num_envs
+        """The attribute of the whole vector, once per environment."""
         return [getattr(self._vector, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:

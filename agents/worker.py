@@ -16,12 +16,11 @@ from agents.replay import Steps
 from agents.seeding import derive, numpy_generator
 from darla.devices import release_memory
 from envs.domains import Domain
+from envs.single import SEEDS
 
 if TYPE_CHECKING:
     from darla.perception import Perception
 
-#: Exclusive upper bound of seeds of environments: what fits a C int.
-SEEDS = 2**31
 #: Decisions after which memory is given back to the system: some 10 ms each time.
 RELEASE_EVERY = 4_000
 #: `factory(domains, num_envs, seed=..., render=...)`, with the contract of `envs.make_vector`.

@@ -53,7 +53,7 @@ def commands_of(run: RunDirectory, status: Mapping[str, Any], protocols: Sequenc
         status: Its status.
         protocols: Other suites that it was scored on.
     """
-    commit = ([*_code(status), status.get("git")][0] or {}).get("commit")
+    commit = (_code(status) or [{}])[-1].get("commit")
     lines = [f"git checkout {commit}"] if commit else []
     lines += ["make install", ". .venv/bin/activate"]
     again = f"name={run.config.name}-again"
@@ -74,15 +74,15 @@ def _words(protocol: str) -> str:
 
 
 def _code(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What worked on the stages, that of the last one first."""
-    stages = reversed((status.get("stages") or {}).values())
-    return [git for entry in stages for git in reversed(entry.get("code") or [])]
+    """The commits that worked on a run: at its creation, then on each stage."""
+    stages = (status.get("stages") or {}).values()
+    used = [status.get("git"), *(git for entry in stages for git in entry.get("code") or [])]
+    return [git for git in used if git]
 
 
 def facts_of(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of code, host, versions and seeds in `run.json`."""
-    used = [status.get("git"), *_code(status)]
-    states = list(dict.fromkeys((g.get("commit", "unknown"), g.get("changed")) for g in used if g))
+    states = dict.fromkeys((g.get("commit", "unknown"), g.get("changed")) for g in _code(status))
     commits = [
         f"commit {commit}{', with changes that were not committed' if changed else ''}"
         for commit, changed in states

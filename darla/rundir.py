@@ -260,12 +260,7 @@ class RunDirectory:
         """Takes the stage's lock, which the system releases however this process ends."""
         if stage in self._locks:
             return
-        file = self.path / ".locks" / stage.replace("/", "-")
-        try:
-            file.parent.mkdir(exist_ok=True)
-            lock = os.open(file, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise RunDirectoryError(f"cannot write '{file}': {error.strerror}") from error
+        lock = self._open_lock(stage.replace("/", "-"))
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -274,6 +269,15 @@ class RunDirectory:
                 f"another process is at work on '{stage}' in '{self.path}'; wait for it or end it"
             ) from error
         self._locks[stage] = lock
+
+    def _open_lock(self, name: str) -> int:
+        """Opens the file of a lock, or says that the run directory cannot be written."""
+        file = self.path / ".locks" / name
+        try:
+            file.parent.mkdir(exist_ok=True)
+            return os.open(file, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write '{file}': {error.strerror}") from error
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[dict[str, Any]]:
@@ -291,13 +295,14 @@ class RunDirectory:
     @contextmanager
     def _status(self) -> Iterator[dict[str, Any]]:
         """Reads run.json, lends it and writes it back, alone among all processes."""
-        locks = self.path / ".locks"
-        locks.mkdir(exist_ok=True)
-        with (locks / "run.json").open("w") as lock:
+        lock = self._open_lock("run.json")
+        try:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             status = self.status()
             yield status
             write_json(self._run_file, status)
+        finally:
+            os.close(lock)
 
     def _tick(self, stage: str, entry: dict[str, Any]) -> None:
         now = time.monotonic()

@@ -176,6 +176,7 @@ def test_an_empty_piece_is_like_one_that_is_missing(full_run: RunDirectory, piec
     write_report([full_run.path], full_run.report)
     page = full_run.report.read_text()
     assert ("There is no scores.jsonl" in page) == (piece == "scores.jsonl")
+    assert ("contamination.json is damaged: it has no targets" in page) == piece.endswith(".json")
 
 
 def test_flagged_targets_are_named_at_the_top(full_run: RunDirectory) -> None:

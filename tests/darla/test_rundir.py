@@ -263,3 +263,11 @@ def test_a_stage_knows_the_code_that_worked_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr(rundir, "_git_state", lambda: None)
     run.start("vision")
     assert run.status()["stages"]["vision"]["code"] == []
+
+
+def test_a_run_directory_that_cannot_be_written_is_one_line(tmp_path):
+    run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    (run.path / ".locks").write_text("no folder")
+    for use in (lambda: run.keep("domains", [], "list"), lambda: run.start("frames")):
+        with pytest.raises(RunDirectoryError, match="cannot write '.*locks"):
+            use()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RESTARTS_IN_A_ROW = 3
 RESTART_SECONDS = 300.0
-_POLL_SECONDS = 0.002
+_WAIT_SECONDS = 1.0
 _IN_FLIGHT = 4
 
 
@@ -243,18 +243,22 @@ class WorkerPool:
         """Returns the workers that have not answered a request."""
         return [index for index, other in self._requests if other == name]
 
-    def ready(self, name: str, seconds: float = _POLL_SECONDS) -> list[tuple[int, Any]]:
+    def ready(self, name: str) -> list[tuple[int, Any]]:
         """Returns (worker, answer) of the requests of a name that are answered by now.
+
+        Waits for the first of them, for a second at most.
 
         Args:
             name: which requests.
-            seconds: how long to wait for all of them at most.
 
         Raises:
             DarlaError: a worker raised one, or died again and again.
         """
         answers, died = [], {}
-        for result in self._manager.fetch_ready_async_reqs(tags=name, timeout_seconds=seconds):
+        calls, _, _ = self._manager._filter_calls_by_tag(name)  # it would wait for all of them
+        if calls:
+            ray.wait(calls, timeout=_WAIT_SECONDS)
+        for result in self._manager.fetch_ready_async_reqs(tags=name):
             index, answer = result.actor_id, result.get()
             if result.ok:
                 answers.append((index, answer))
@@ -280,7 +284,7 @@ class WorkerPool:
         """
         answers: dict[int, Any] = {}
         while self.waiting(name):
-            answers |= dict(self.ready(name, seconds=1.0))
+            answers |= dict(self.ready(name))
         return [answers[index] for index in sorted(answers)]
 
     def _fire(self, index: int, name: str) -> None:

@@ -18,6 +18,9 @@ RESTARTS = 3
 """How often a trial or training whose process or machine is lost is started again."""
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_MESSAGE_BYTES = 1024 * 1024
+"""Up to here, what is sent is in the message itself. By default Ray puts what exceeds 100 kB, such
+as A3C's weights and gradients, into its object store, which takes longer."""
 _ATTEMPTS = 3
 _PROBE_SECONDS = 5.0
 
@@ -92,6 +95,7 @@ def _start(config: RayConfig) -> None:
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
+                _system_config={"max_direct_call_object_size": _MESSAGE_BYTES},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",

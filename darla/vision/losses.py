@@ -86,7 +86,12 @@ class Reconstruction(Protocol):
     """The reconstruction term as a strategy."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """Error of a batch.
 
@@ -95,6 +100,7 @@ class Reconstruction(Protocol):
             mean: Mean of the decoder, same shape; for `BernoulliReconstruction` its logits.
             log_variance: Log-variance of the decoder, same shape.
             noise: Standard normal noise of that shape, or None where the mean is to be used.
+            code: For `DAEReconstruction`, what its `code` makes of the target, if that is known.
 
         Returns:
             Scalar: summed over features, averaged over the batch.
@@ -107,9 +113,14 @@ class PixelReconstruction:
     """The plain beta-VAE: a Gaussian decoder with unit variance, without its constant."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None,
+        code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `log_variance` and `noise` play no part."""
+        """See `Reconstruction`; only target and mean play a part."""
         return 0.5 * (mean - target).square().sum() / len(target)
 
 
@@ -118,9 +129,14 @@ class GaussianReconstruction:
     """-log N(target; mean, exp(log_variance)) in nats: a decoder that learns its variance."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None,
+        code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `noise` plays no part."""
+        """See `Reconstruction`; `noise` and `code` play no part."""
         scaled = (mean - target).square() * (-log_variance).exp()
         return 0.5 * (scaled + log_variance + math.log(2 * math.pi)).sum() / len(target)
 
@@ -130,7 +146,12 @@ class BernoulliReconstruction:
     """-log p(target) in nats of independent Bernoulli pixels, from their logits (1606.05579)."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """See `Reconstruction`; `mean` holds logits, the rest plays no part."""
         return functional.binary_cross_entropy_with_logits(mean, target, reduction="sum") / len(
@@ -142,7 +163,9 @@ class BernoulliReconstruction:
 class DAEReconstruction:
     """|| J(x_hat) - J(x) ||^2, with J from a frozen denoising autoencoder (1707.08475, eq. 2).
 
-    J(x) is a constant; the gradient flows through J(x_hat) into the decoder.
+    J(x) is a constant; the gradient flows through J(x_hat) into the decoder. Both follow from the
+    autoencoder's bottleneck, so that of a picture which is learned from again, its code need not be
+    computed again.
 
     Attributes:
         dae: The autoencoder, frozen and in evaluation mode.
@@ -158,16 +181,29 @@ class DAEReconstruction:
         """Freezes the autoencoder."""
         self.dae.requires_grad_(False).eval()
 
+    def code(self, pictures: Tensor) -> Tensor:
+        """All that J depends on of pictures [B, C, H, W]: their bottleneck, [B, bottleneck]."""
+        return self.dae.encode(pictures)
+
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """See `Reconstruction`."""
         guess = mean if noise is None else sample(mean, log_variance, noise)
         with torch.no_grad():
-            wanted = self.dae.features(target, self.layer).float()
-        error = (self.dae.features(guess, self.layer).float() - wanted).square().sum() / len(target)
+            wanted = self._features(self.code(target) if code is None else code)
+        error = (self._features(self.code(guess)) - wanted).square().sum() / len(target)
         if self.pixel_weight:
             error = error + self.pixel_weight * PixelReconstruction()(
                 target, mean, log_variance, noise
             )
         return error
+
+    def _features(self, code: Tensor) -> Tensor:
+        """J, from the bottleneck."""
+        return (code if self.layer == "bottleneck" else self.dae.painter(code)).float()

@@ -132,10 +132,6 @@ class DAE(nn.Module):
         """[B, 3, H, W] -> the last layer before the sigmoid, same shape: J = `output`."""
         return self.painter(self.encode(pictures))
 
-    def features(self, pictures: Tensor, layer: str) -> Tensor:
-        """J of a batch, flattened to [B, F]; `layer` is 'output' or 'bottleneck'."""
-        return self.encode(pictures) if layer == "bottleneck" else self.logits(pictures).flatten(1)
-
     def forward(self, pictures: Tensor) -> Tensor:
         """Reconstruction [B, 3, H, W] in [0, 1]."""
         return self.logits(pictures).sigmoid()

@@ -39,6 +39,8 @@ from darla.vision.networks import DAE, VAE
 
 #: Under so many images `compile: auto` does not pay for the compiler's half minute.
 COMPILE_IMAGES = 50_000
+#: Pictures whose codes are computed at once.
+CODE_BATCH = 256
 
 
 #: What an optimiser remembers of a parameter beside the number of its steps.
@@ -81,8 +83,17 @@ class Objective(Protocol):
         """Tensors of one step, each [batch, ...], after a share `progress` of all steps."""
         ...
 
-    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch [B, C, H, W] and figures to log, all scalars."""
+    def code(self, pictures: Tensor) -> Tensor | None:
+        """What no step changes of pictures [B, C, H, W]: [B, ...]; None if there is no such."""
+        ...
+
+    def loss(
+        self, pictures: Tensor, *noise: Tensor, code: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch [B, C, H, W] and figures to log, all scalars.
+
+        Where its `code` is known, that is not computed again.
+        """
         ...
 
 
@@ -106,7 +117,12 @@ class DAEObjective:
         """The rectangles."""
         return (occlusion_mask(batch, size, self._share, generator),)
 
-    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def code(self, pictures: Tensor) -> None:
+        """See `Objective`: nothing."""
+
+    def loss(
+        self, pictures: Tensor, *noise: Tensor, code: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective`."""
         (hidden,) = noise
         logits = self.model.logits(pictures.masked_fill(hidden, 0.0)).float()
@@ -155,7 +171,14 @@ class VAEObjective:
             noise.append(torch.full((batch,), self._capacity.at(progress), device=device))
         return tuple(noise)
 
-    def loss(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def code(self, pictures: Tensor) -> Tensor | None:
+        """See `Objective`: the bottleneck of the guiding autoencoder, if there is one."""
+        term = self._reconstruction
+        return term.code(pictures) if isinstance(term, DAEReconstruction) else None
+
+    def loss(
+        self, pictures: Tensor, *noise: Tensor, code: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective`."""
         mean, log_variance = (t.float() for t in self.model.encode(pictures))
         picture, picture_log_variance = self._decode(sample(mean, log_variance, noise[0]))
@@ -164,6 +187,7 @@ class VAEObjective:
             picture.float(),
             picture_log_variance.float(),
             noise[1] if self._sampled else None,
+            code,
         )
         kl = kl_divergence(mean, log_variance).sum() / len(pictures)
         figures = {"reconstruction": reconstruction, "kl": kl}
@@ -277,19 +301,44 @@ class Trainer:
         self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
         self._compiled = False  # the first step compiles, one part after the other
 
-    def _forward(self, pictures: Tensor, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast(
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
             self._device.type, self._precision, enabled=self._precision != torch.float32
-        ):
-            return self.objective.loss(pictures, *noise)
+        )
+
+    @functools.cached_property
+    def _codes(self) -> Tensor | None:
+        """What the objective need not compute again of each picture, [N, ...].
+
+        It is computed once, unless most pictures are not learned from again.
+        """
+        count = len(self._pictures)
+        if self.optimisation.images < 2 * count:
+            return None
+        parts = torch.arange(count).split(CODE_BATCH)
+        first = self._code(parts[0])
+        if first is None:
+            return None
+        others = (self._threads.map if self._threads else map)(self._code, parts[1:])
+        return torch.cat([first, *(code for code in others if code is not None)])
+
+    def _code(self, index: Tensor) -> Tensor | None:
+        with torch.no_grad(), self._autocast():
+            return self.objective.code(to_float(self._pictures[index.to(self._device)]))
+
+    def _forward(
+        self, pictures: Tensor, *noise: Tensor, code: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with self._autocast():
+            return self.objective.loss(pictures, *noise, code=code)
 
     def _gradients(
-        self, share: float, pictures: Tensor, *noise: Tensor
+        self, share: float, pictures: Tensor, code: Tensor | None, *noise: Tensor
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Gradients and figures of a part of a batch, weighted by its share of the pictures."""
         # Converted out here: with pictures of one channel, compiled code for bfloat16 reads the
         # decoder's picture through a transposition that torch 2.13 gets wrong, and the loss is nan.
-        loss, figures = self._loss(to_float(pictures), *noise)
+        loss, figures = self._loss(to_float(pictures), *noise, code=code)
         gradients = torch.autograd.grad(share * loss, self._parameters)
         return gradients, {name: share * value.detach() for name, value in figures.items()}
 
@@ -312,7 +361,8 @@ class Trainer:
             for t in (index, *noise)
         ]
         shares = [len(part) / batch for part in chunks[0]]
-        parts = [[self._pictures[part] for part in chunks[0]], *chunks[1:]]
+        known = [None if self._codes is None else self._codes[part] for part in chunks[0]]
+        parts: list[Any] = [[self._pictures[part] for part in chunks[0]], known, *chunks[1:]]
         if self._threads is not None and self._compiled:
             results = self._threads.map(self._gradients, shares, *parts)
         else:

@@ -88,6 +88,8 @@ def test_dae_term_is_the_squared_distance_in_feature_space(layer: str) -> None:
             distance = dae.encode(target) - dae.encode(guess)
     assert term.item() == pytest.approx(distance.square().sum().item() / 3, rel=1e-5)
     assert DAEReconstruction(dae, layer)(target, target, guess, None).item() == 0.0
+    known = DAEReconstruction(dae, layer).code(target)
+    assert DAEReconstruction(dae, layer)(guess * 0, guess, guess, None, known) == term
 
 
 def test_the_logits_are_before_the_non_linearity() -> None:

@@ -95,3 +95,44 @@ def test_noise_of_the_picture_is_drawn_where_the_decoder_is_sampled(decoder, dra
         for other in (torch.zeros(3, 3, 64, 64), torch.ones(3, 3, 64, 64))
     ]
     assert (losses[0] != losses[1]) == (decoder == "sample")
+
+
+class CountingDAE(DAE):
+    """Counts the pictures that its encoder reads."""
+
+    read = 0
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """See `DAE`."""
+        self.read += len(pictures)
+        return super().encode(pictures)
+
+
+def guided(images: int, layer: str = "output", steps: int = 5) -> tuple[int, torch.Tensor]:
+    """What a guiding autoencoder reads in steps of 10 of 30 pictures, and the last gradient."""
+    dae, vae = CountingDAE(SIZE, 8), VAE(SIZE, 4, 16)
+    seed_weights(dae, 0, 0, he=True)
+    seed_weights(vae, 0, 1, he=True)
+    shown = torch.randint(0, 256, (30, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator())
+    optimisation = OptimisationConfig(images=images, batch=10)
+    objective = make_objective(VAEConfig(latents=4, layer=layer), vae, dae, 3 * SIZE**2)
+    trainer = Trainer(objective, shown, optimisation, VisionConfig(precision="float32", parts=2))
+    for _ in range(steps):
+        trainer.step()
+    return dae.read, torch.cat([parameter.grad.flatten() for parameter in vae.parameters()])
+
+
+def test_pictures_that_are_learned_from_again_are_read_once() -> None:
+    assert guided(60)[0] == 30 + 5 * 10  # and what the beta-VAE makes of them
+    assert guided(59)[0] == 5 * 20
+
+
+@pytest.mark.parametrize("layer", ["output", "bottleneck"])
+def test_what_is_known_of_a_picture_changes_no_gradient(
+    layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, known = guided(60, layer, 1)
+    monkeypatch.setattr(Trainer, "_codes", None)
+    read, computed = guided(60, layer, 1)
+    assert read == 20
+    torch.testing.assert_close(known, computed, rtol=1e-4, atol=1e-4)

@@ -54,7 +54,7 @@ LEVELS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 MAX_LATENCY = 4
 ARM = 6
 
-DESKS = {"A": ("oak", "wood", "navy"), "B": ("slate", "plain", "umber")}
+DESKS = {"A": ("oak", "wood", "sky"), "B": ("slate", "plain", "sand")}
 
 #: What stands for a real arm and a real camera: no source domain has any of these values.
 STAND_IN: dict[str, str | float] = {
@@ -68,9 +68,9 @@ STAND_IN: dict[str, str | float] = {
     "light": 0.85,
     "lamp": 70.0,
     "azimuth": 34.0,
-    "elevation": 32.0,
-    "distance": 1.5,
-    "fov": 39.0,
+    "elevation": 47.0,
+    "distance": 1.28,
+    "fov": 44.0,
     "blur": 0.6,
     "noise": 8.0,
     "speed": 0.85,
@@ -117,9 +117,9 @@ JACO = World(
         Factor("light", 1.0, "brightness, 1 is the source domains'", low=0.2, high=1.5),
         Factor("lamp", 20.0, "where the lamp stands, degrees around the table", low=-180, high=180),
         Factor("azimuth", 30.0, "where the camera stands, degrees around it", low=-180, high=180),
-        Factor("elevation", 30.0, "of the camera, degrees above the table", low=10.0, high=85.0),
-        Factor("distance", 1.4, "of the camera in metres", low=0.7, high=2.5),
-        Factor("fov", 37.0, "field of view in degrees", low=25.0, high=80.0),
+        Factor("elevation", 45.0, "of the camera, degrees above the table", low=10.0, high=85.0),
+        Factor("distance", 1.2, "of the camera in metres", low=0.7, high=2.5),
+        Factor("fov", 42.0, "field of view in degrees", low=25.0, high=80.0),
         Factor("blur", 0.0, "of the picture, standard deviation in pixels", low=0.0, high=3.0),
         Factor("noise", 0.0, "of the picture, standard deviation in grey levels", low=0, high=50),
         Factor("speed", 1.0, "of the joints, 1 is the source domains'", low=0.3, high=1.5),

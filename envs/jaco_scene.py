@@ -4,8 +4,7 @@ Arm and hand are dm_control's (`dm_control/third_party/kinova`), read from the i
 scene is put around them once per process. The look of a domain is written onto the shared model
 just before a picture, so that environments of different domains can share it. What makes one
 process draw and step more than a thousand frames a second without a GPU: convex hulls of few
-vertices in place of the meshes (the same at this resolution), flat copies of the arm for
-its shadow, one GL context.
+vertices in place of the meshes (the same at this resolution), no shadows, one GL context.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ import copy
 import functools
 import importlib.util
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from scipy.ndimage import gaussian_filter
 
 from envs.rendering import Canvas, import_mujoco
@@ -57,17 +54,8 @@ APART = (
 SHAPES = ("ball", "cube", "can")
 #: What `object_maps` tells apart: the target, by shape, and the hand with its fingers.
 KINDS = (*SHAPES, "hand")
-#: What casts a shadow that can be told from that of its neighbours.
-CASTING = (
-    *(f"link_{k}" for k in range(2, 6)),
-    "hand/link_6_main",
-    *(f"hand/finger_tip_{k}" for k in range(1, 4)),
-)
-#: Of the shadow on the table: its brightness, and its height as a share of what casts it.
-SHADE, FLAT = 0.25, 1e-3
-#: Where the camera looks, metres: table, hand and the whole arm are around it. A policy needs the
-#: arm: how a joint moves the hand follows from the angles of the first three.
-CENTRE = (0.23, 0.23, 0.26)
+#: Middle of the table's used part, where the camera looks, metres.
+CENTRE = (0.26, 0.26, 0.13)
 
 OBJECT_COLOURS = {
     "red": (225, 45, 35),
@@ -78,15 +66,14 @@ OBJECT_COLOURS = {
 }
 OWN_COLOURS = {"ball": "red", "cube": "blue", "can": "green"}
 TABLE_COLOURS = {
-    "oak": (158, 112, 66),
-    "slate": (62, 78, 94),
+    "oak": (196, 156, 108),
+    "slate": (98, 116, 132),
     "white": (225, 225, 220),
     "moss": (112, 130, 84),
 }
-#: Those of desks A and B are dark, since the arm is to be seen against them.
 BACKDROP_COLOURS = {
-    "navy": (44, 72, 118),
-    "umber": (112, 80, 48),
+    "sky": (150, 190, 215),
+    "sand": (214, 196, 150),
     "grey": (130, 130, 130),
     "rose": (205, 150, 150),
 }
@@ -238,13 +225,6 @@ def shared_model() -> Any:
     return model
 
 
-def _rows(geoms: Sequence[Any], name: str) -> np.ndarray:
-    """Returns a field of neighbouring geoms of a scene as one array, to be written at once."""
-    first, second = (getattr(geom, name) for geom in geoms[:2])
-    step = second.ctypes.data - first.ctypes.data
-    return as_strided(first, (len(geoms), *first.shape), (step, *first.strides))
-
-
 class JacoRenderer:
     """Draws scenes at one resolution; one is enough for all environments of a process.
 
@@ -285,9 +265,6 @@ class JacoRenderer:
         self._kind = np.full(model.ngeom + 1, -1, np.int8)
         self._kind[self._shapes] = range(len(SHAPES))
         self._kind[self._hand] = KINDS.index("hand")
-        self._casting = [names.index(f"jaco/{name}") for name in CASTING]
-        self._shadows: list[Any] = []
-        self._shaded: Any = None
 
     def _apply(self, look: Look) -> None:
         """Writes a look onto the model and the camera."""
@@ -339,43 +316,6 @@ class JacoRenderer:
             mujoco.mjtCatBit.mjCAT_ALL,
             self._canvas.scene,
         )
-        if option is self._everything:
-            self._cast(look, data)
-
-    def _cast(self, look: Look, data: Any) -> None:
-        """Adds the shadow of arm and hand on the table, of a light straight above.
-
-        It tells how far away the hand is, which a single picture hardly does otherwise. Every part
-        is drawn a second time, flattened; MuJoCo's shadows would take as long as all the rest.
-        """
-        scene = self._canvas.scene
-        first = int(scene.ngeom)
-        if not self._shadows:
-            meshes = {geom.objid: geom.dataid for geom in scene.geoms[:first]}
-            self._shadows = scene.geoms[first : first + len(self._casting)]
-            for shadow, index in zip(self._shadows, self._casting, strict=True):
-                self._mujoco.mjv_initGeom(
-                    shadow,
-                    self._mujoco.mjtGeom.mjGEOM_MESH,
-                    np.ones(3),
-                    np.zeros(3),
-                    np.eye(3).ravel(),
-                    np.ones(4, np.float32),
-                )
-                shadow.dataid, shadow.objid, shadow.segid = meshes[index], -1, -1
-                shadow.category = self._mujoco.mjtCatBit.mjCAT_DYNAMIC
-                shadow.specular = shadow.shininess = 0.0
-            self._places, self._frames = (_rows(self._shadows, name) for name in ("pos", "mat"))
-        places = data.geom_xpos[self._casting]
-        places[:, 2] = 0.002  # the table ends at 0
-        frames = data.geom_xmat[self._casting].reshape(-1, 3, 3)
-        frames[:, 2] *= FLAT
-        self._places[:], self._frames[:] = places, frames
-        if look.table is not self._shaded:
-            self._shaded = look.table
-            for shadow in self._shadows:
-                shadow.rgba[:3] = SHADE * np.asarray(look.table[0])
-        scene.ngeom = first + len(self._shadows)
 
     def frame(self, look: Look, data: Any, key: tuple[int, ...], out: np.ndarray) -> None:
         """Draws one picture into `out`.

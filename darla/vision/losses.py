@@ -86,12 +86,7 @@ class Reconstruction(Protocol):
     """The reconstruction term as a strategy."""
 
     def __call__(
-        self,
-        target: Tensor,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor | None,
-        code: Tensor | None = None,
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
     ) -> Tensor:
         """Error of a batch.
 
@@ -100,7 +95,6 @@ class Reconstruction(Protocol):
             mean: Mean of the decoder, same shape; for `BernoulliReconstruction` its logits.
             log_variance: Log-variance of the decoder, same shape.
             noise: Standard normal noise of that shape, or None where the mean is to be used.
-            code: For `DAEReconstruction`, what its `code` makes of the target, if that is known.
 
         Returns:
             Scalar: summed over features, averaged over the batch.
@@ -113,14 +107,9 @@ class PixelReconstruction:
     """The plain beta-VAE: a Gaussian decoder with unit variance, without its constant."""
 
     def __call__(
-        self,
-        target: Tensor,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor | None,
-        code: Tensor | None = None,
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
     ) -> Tensor:
-        """See `Reconstruction`; only target and mean play a part."""
+        """See `Reconstruction`; `log_variance` and `noise` play no part."""
         return 0.5 * (mean - target).square().sum() / len(target)
 
 
@@ -129,14 +118,9 @@ class GaussianReconstruction:
     """-log N(target; mean, exp(log_variance)) in nats: a decoder that learns its variance."""
 
     def __call__(
-        self,
-        target: Tensor,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor | None,
-        code: Tensor | None = None,
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
     ) -> Tensor:
-        """See `Reconstruction`; `noise` and `code` play no part."""
+        """See `Reconstruction`; `noise` plays no part."""
         scaled = (mean - target).square() * (-log_variance).exp()
         return 0.5 * (scaled + log_variance + math.log(2 * math.pi)).sum() / len(target)
 
@@ -146,12 +130,7 @@ class BernoulliReconstruction:
     """-log p(target) in nats of independent Bernoulli pixels, from their logits (1606.05579)."""
 
     def __call__(
-        self,
-        target: Tensor,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor | None,
-        code: Tensor | None = None,
+        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
     ) -> Tensor:
         """See `Reconstruction`; `mean` holds logits, the rest plays no part."""
         return functional.binary_cross_entropy_with_logits(mean, target, reduction="sum") / len(
@@ -193,7 +172,7 @@ class DAEReconstruction:
         noise: Tensor | None,
         code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`."""
+        """See `Reconstruction`; `code` is what `code` makes of the target, if that is known."""
         guess = mean if noise is None else sample(mean, log_variance, noise)
         with torch.no_grad():
             wanted = self._features(self.code(target) if code is None else code)

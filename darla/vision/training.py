@@ -182,13 +182,17 @@ class VAEObjective:
         """See `Objective`."""
         mean, log_variance = (t.float() for t in self.model.encode(pictures))
         picture, picture_log_variance = self._decode(sample(mean, log_variance, noise[0]))
-        reconstruction = self._reconstruction(
+        term = self._reconstruction
+        judged = (
             pictures,
             picture.float(),
             picture_log_variance.float(),
             noise[1] if self._sampled else None,
-            code,
         )
+        if isinstance(term, DAEReconstruction):
+            reconstruction = term(*judged, code)
+        else:
+            reconstruction = term(*judged)
         kl = kl_divergence(mean, log_variance).sum() / len(pictures)
         figures = {"reconstruction": reconstruction, "kl": kl}
         if self._capacity is not None:

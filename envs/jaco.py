@@ -49,12 +49,19 @@ SEEN_LOW, SEEN_HIGH = (0.05, 0.05, 0.02), (0.55, 0.55, 0.45)
 NEAR_HIGH = 0.2
 #: How far below the wrist the fingertips are at the start at least, metres.
 HAND_DOWN = 0.08
+#: Angles of the arm's joints about which it starts: leaning forward, elbow up, hand down; how far
+#: each may be from there, and how many times as far in exploration, degrees. Without this bound,
+#: as many arms lean backward under the same hand. A small picture hardly shows the difference, but
+#: their joints move the hand the other way.
+HOME = (135.0, 212.0, 75.0, -45.0, 45.0, 0.0)
+SPREAD = (60.0, 35.0, 50.0, 60.0, 50.0, 60.0)
+EXPLORED = 1.5
 #: Joint speeds that one choice offers, as shares of the largest.
 LEVELS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 MAX_LATENCY = 4
 ARM = 6
 
-DESKS = {"A": ("oak", "wood", "sky"), "B": ("slate", "plain", "sand")}
+DESKS = {"A": ("oak", "wood", "navy"), "B": ("slate", "plain", "umber")}
 
 #: What stands for a real arm and a real camera: no source domain has any of these values.
 STAND_IN: dict[str, str | float] = {
@@ -68,9 +75,9 @@ STAND_IN: dict[str, str | float] = {
     "light": 0.85,
     "lamp": 70.0,
     "azimuth": 34.0,
-    "elevation": 47.0,
-    "distance": 1.28,
-    "fov": 44.0,
+    "elevation": 32.0,
+    "distance": 1.5,
+    "fov": 40.0,
     "blur": 0.6,
     "noise": 8.0,
     "speed": 0.85,
@@ -117,9 +124,9 @@ JACO = World(
         Factor("light", 1.0, "brightness, 1 is the source domains'", low=0.2, high=1.5),
         Factor("lamp", 20.0, "where the lamp stands, degrees around the table", low=-180, high=180),
         Factor("azimuth", 30.0, "where the camera stands, degrees around it", low=-180, high=180),
-        Factor("elevation", 45.0, "of the camera, degrees above the table", low=10.0, high=85.0),
-        Factor("distance", 1.2, "of the camera in metres", low=0.7, high=2.5),
-        Factor("fov", 42.0, "field of view in degrees", low=25.0, high=80.0),
+        Factor("elevation", 30.0, "of the camera, degrees above the table", low=10.0, high=85.0),
+        Factor("distance", 1.4, "of the camera in metres", low=0.7, high=2.5),
+        Factor("fov", 38.0, "field of view in degrees", low=25.0, high=80.0),
         Factor("blur", 0.0, "of the picture, standard deviation in pixels", low=0.0, high=3.0),
         Factor("noise", 0.0, "of the picture, standard deviation in grey levels", low=0, high=50),
         Factor("speed", 1.0, "of the joints, 1 is the source domains'", low=0.3, high=1.5),
@@ -216,6 +223,7 @@ class JacoSimulation(Simulation):
         free = np.ptp(model.jnt_range, axis=1) == 0
         self._low = np.where(free, -np.pi, model.jnt_range[:, 0])
         self._span = np.where(free, np.pi, model.jnt_range[:, 1]) - self._low
+        self._starts = {scale: self._box(scale) for scale in (1.0, EXPLORED)}
         settings = [settings_of(domain) for domain in self.domains]
         self._speed = [each["speed"] for each in settings]
         self._latency = [round(each["latency"]) for each in settings]
@@ -239,11 +247,11 @@ class JacoSimulation(Simulation):
         rng = self.next_episode(i)
         near = start == "anywhere" and rng.random() < 0.5
         if near:
-            self._pose(i, rng, SEEN_LOW, (*SEEN_HIGH[:2], NEAR_HIGH), HAND_DOWN)
+            self._pose(i, rng, SEEN_LOW, (*SEEN_HIGH[:2], NEAR_HIGH), HAND_DOWN, EXPLORED)
         elif start == "anywhere":
-            self._pose(i, rng, SEEN_LOW, SEEN_HIGH, -np.inf)
+            self._pose(i, rng, SEEN_LOW, SEEN_HIGH, -np.inf, EXPLORED)
         else:
-            self._pose(i, rng, HAND_LOW, HAND_HIGH, HAND_DOWN)
+            self._pose(i, rng, HAND_LOW, HAND_HIGH, HAND_DOWN, 1.0)
         if near:
             xy = self.tips[i].mean(0)[:2] + rng.normal(0.0, 0.06, 2)
             xy = xy.clip(EXPLORED_LOW, EXPLORED_HIGH)
@@ -257,6 +265,15 @@ class JacoSimulation(Simulation):
         self.pending[i] = 0.0
         self._look_at(i)
 
+    def _box(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """Least angles of the nine joints, and their spans, radians: HOME +- `scale` SPREAD."""
+        low, high = self._low.copy(), self._low + self._span
+        free = np.ptp(self._model.jnt_range[:ARM], axis=1) == 0
+        home, spread = np.radians(HOME), scale * np.radians(SPREAD)
+        low[:ARM] = np.where(free, home - spread, np.maximum(low[:ARM], home - spread))
+        high[:ARM] = np.where(free, home + spread, np.minimum(high[:ARM], home + spread))
+        return low, high - low
+
     def _pose(
         self,
         i: int,
@@ -264,6 +281,7 @@ class JacoSimulation(Simulation):
         low: tuple[float, ...],
         high: tuple[float, ...],
         down: float,
+        scale: float,
     ) -> None:
         """Draws joint angles until the fingertips are within bounds and nothing is in contact.
 
@@ -273,12 +291,14 @@ class JacoSimulation(Simulation):
             low: Least x, y, z of the middle of the fingertips, metres.
             high: Greatest x, y, z.
             down: How far below the wrist it must be, metres.
+            scale: How many times SPREAD the arm's joints may be from HOME.
         """
         mujoco, model, data = self._mujoco, self._model, self._data[i]
+        least, span = self._starts[scale]
         mujoco.mj_resetData(model, data)
         angles, sites = data.qpos, data.site_xpos
-        while True:  # some 160 times: no arrays of three numbers
-            angles[:] = self._low + self._span * rng.random(len(JOINTS))
+        while True:  # many times: no arrays of three numbers
+            angles[:] = least + span * rng.random(len(JOINTS))
             mujoco.mj_kinematics(model, data)
             one, other, third = sites[self._tips].tolist()
             x, y, z = ((a + b + c) / 3 for a, b, c in zip(one, other, third, strict=True))

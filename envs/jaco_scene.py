@@ -54,8 +54,9 @@ APART = (
 SHAPES = ("ball", "cube", "can")
 #: What `object_maps` tells apart: the target, by shape, and the hand with its fingers.
 KINDS = (*SHAPES, "hand")
-#: Middle of the table's used part, where the camera looks, metres.
-CENTRE = (0.26, 0.26, 0.13)
+#: Where the camera looks, metres: table, hand and the whole arm are around it. A policy needs the
+#: arm: how a joint moves the hand follows from the angles of the first three.
+CENTRE = (0.23, 0.23, 0.29)
 
 OBJECT_COLOURS = {
     "red": (225, 45, 35),
@@ -66,14 +67,15 @@ OBJECT_COLOURS = {
 }
 OWN_COLOURS = {"ball": "red", "cube": "blue", "can": "green"}
 TABLE_COLOURS = {
-    "oak": (196, 156, 108),
-    "slate": (98, 116, 132),
+    "oak": (158, 112, 66),
+    "slate": (62, 78, 94),
     "white": (225, 225, 220),
     "moss": (112, 130, 84),
 }
+#: Those of desks A and B are dark, since the arm is to be seen against them.
 BACKDROP_COLOURS = {
-    "sky": (150, 190, 215),
-    "sand": (214, 196, 150),
+    "navy": (44, 72, 118),
+    "umber": (112, 80, 48),
     "grey": (130, 130, 130),
     "rose": (205, 150, 150),
 }

@@ -24,9 +24,9 @@ _SHIFTS: tuple[dict[str, str | float], ...] = (
     {"light": 1.2},
     {"lamp": 110.0},
     {"azimuth": 38.0},
-    {"elevation": 52.0},
-    {"distance": 1.4},
-    {"fov": 48.0},
+    {"elevation": 37.0},
+    {"distance": 1.6},
+    {"fov": 43.0},
 )
 
 

@@ -281,7 +281,10 @@ class GradientDigest:
             for part, action in zip(log_probabilities, actions.unbind(-1), strict=True)
         )
         entropy = sum(-(part.exp() * part).sum(-1) for part in log_probabilities).mean()
-        policy_loss = -(taken * (returns - values.detach())).mean()
+        advantages = returns - values.detach()
+        if self.config.normalise:
+            advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
+        policy_loss = -(taken * advantages).mean()
         value_loss = 0.5 * (returns - values).square().mean()
         loss = policy_loss + self.config.value_weight * value_loss - self.config.entropy * entropy
         figures = {

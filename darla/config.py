@@ -366,6 +366,10 @@ class ActorCriticConfig(Section):
     discount: Fraction = Field(0.9, description="Discount per decision.")
     entropy: NonNegativeFloat = Field(0.01, description="Weight of the policy's entropy.")
     value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value's error.")
+    normalise: bool = Field(
+        False,
+        description="Bring the advantages of one gradient to mean 0 and standard deviation 1.",
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay.")
     gradient_norm: PositiveFloat | None = Field(
         0.5, description="Global norm to which gradients are clipped; null: never."

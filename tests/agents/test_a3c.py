@@ -173,6 +173,37 @@ def test_a_long_gradient_is_cut_to_its_norm():
     assert np.array_equal(untouched.vector, whole.vector)
 
 
+def policy_gradient(rewards: np.ndarray, **settings: bool) -> np.ndarray:
+    """Of one-step episodes, float32 [T, B], on values that are 0."""
+    net, rng = network(SINGLE.choices), np.random.default_rng(0)
+    net.head.weight.data[-1].zero_(), net.head.bias.data[-1:].zero_()
+    shape = rewards.shape
+    steps = Steps(
+        rng.standard_normal((*shape, 4), np.float32),
+        rng.integers(SINGLE.options, size=shape),
+        rewards,
+        np.ones(shape, bool),
+        np.zeros(shape, bool),
+        latents(0),
+    )
+    nothing = np.zeros((shape[1], 0), np.float32)
+    rollout = Rollout(steps, nothing, latents(shape[1]), nothing)
+    config = A3CConfig(entropy=0.0, value_weight=0.0, gradient_norm=None, **settings)
+    return GradientDigest(config)(A3CPolicy(SINGLE, net, "x"), rollout, rng).vector
+
+
+def test_normalised_advantages_do_not_depend_on_the_level_and_scale_of_rewards():
+    rewards = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    plain = policy_gradient(rewards)
+    assert not np.allclose(policy_gradient(5 * rewards + 7), plain, atol=0.1)
+    usual = policy_gradient(rewards, normalise=True)
+    assert np.abs(usual).max() > 0.01
+    assert np.allclose(policy_gradient(5 * rewards + 7, normalise=True), usual, atol=1e-5)
+    centred = (rewards - rewards.mean()) / rewards.std()
+    assert np.allclose(policy_gradient(centred), usual, atol=1e-5)
+    assert not policy_gradient(rewards[:1, :1], normalise=True).any()  # one decision: no comparison
+
+
 def test_noise_is_on_the_observations_that_are_learned_on_only():
     _, rollout, plain = sampled(A3CConfig())
     noisy = noised(rollout, 0.5, np.random.default_rng(0))

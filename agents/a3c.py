@@ -354,6 +354,7 @@ class A3CTrainer(Trainer):
         )
         if start is not None:
             network.start_from(start.weights)
+        network.start_value(settings.value_start)
         self._sent = 0
         self._vector = torch.nn.Parameter(network.parameters_vector)
         self._vector.grad = network.gradient_vector

@@ -49,6 +49,11 @@ class ActorCritic(VectorModule):
     def build(self) -> None:
         """Makes further layers of a subclass, without initial weights."""
 
+    @torch.no_grad()
+    def start_value(self, value: float) -> None:
+        """Sets what every value is before anything is learned, but for the initial weights."""
+        self.head.bias[-1] = value
+
     @property
     def memory_size(self) -> int:
         """Numbers that are remembered from one decision to the next."""

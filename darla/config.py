@@ -366,6 +366,9 @@ class ActorCriticConfig(Section):
     discount: Fraction = Field(0.9, description="Discount per decision.")
     entropy: NonNegativeFloat = Field(0.01, description="Weight of the policy's entropy.")
     value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value's error.")
+    value_start: float = Field(
+        0.0, description="What every value is, roughly, before anything is learned."
+    )
     normalise: bool = Field(
         False,
         description="Bring the advantages of one gradient to mean 0 and standard deviation 1.",

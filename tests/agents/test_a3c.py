@@ -204,6 +204,16 @@ def test_normalised_advantages_do_not_depend_on_the_level_and_scale_of_rewards()
     assert not policy_gradient(rewards[:1, :1], normalise=True).any()  # one decision: no comparison
 
 
+def test_values_start_where_they_are_told():
+    net = network()
+    before = net.judge(net.step(torch.from_numpy(latents(50)), torch.zeros(50, 0))[0])
+    net.start_value(3.5)
+    after = net.judge(net.step(torch.from_numpy(latents(50)), torch.zeros(50, 0))[0])
+    assert after[1].mean().item() == pytest.approx(3.5, abs=0.5)
+    assert after[1].std().item() == pytest.approx(before[1].std().item(), rel=1e-4)
+    assert torch.equal(after[0][0], before[0][0])
+
+
 def test_noise_is_on_the_observations_that_are_learned_on_only():
     _, rollout, plain = sampled(A3CConfig())
     noisy = noised(rollout, 0.5, np.random.default_rng(0))

@@ -239,10 +239,10 @@ class JacoSimulation(Simulation):
 
         Args:
             i: Index of the arm.
-            start: `hanging`, the task's own start: a pose without any contact, the fingertips over
-                the table and below the wrist; or `anywhere`, for exploration: any pose without
-                contact that has the fingertips in view, and in every other episode the target
-                beside the hand.
+            start: `hanging`, the task's own start: a pose near HOME without any contact, the
+                fingertips over the table and below the wrist; or `anywhere`, for exploration: a
+                pose less near HOME, without contact, that has the fingertips in view, and in every
+                other episode the target beside the hand.
         """
         rng = self.next_episode(i)
         near = start == "anywhere" and rng.random() < 0.5

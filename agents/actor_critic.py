@@ -51,8 +51,8 @@ class ActorCritic(VectorModule):
 
     @torch.no_grad()
     def start_value(self, value: float) -> None:
-        """Sets what every value is before anything is learned, but for the initial weights."""
-        self.head.bias[-1] = value
+        """Raises all values by a number; to be called before anything is learned."""
+        self.head.bias[-1] += value
 
     @property
     def memory_size(self) -> int:

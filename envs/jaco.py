@@ -49,10 +49,10 @@ SEEN_LOW, SEEN_HIGH = (0.05, 0.05, 0.02), (0.55, 0.55, 0.45)
 NEAR_HIGH = 0.2
 #: How far below the wrist the fingertips are at the start at least, metres.
 HAND_DOWN = 0.08
-#: Angles of the arm's joints about which it starts: leaning forward, elbow up, hand down; how far
-#: each may be from there, and how many times as far in exploration, degrees. Without this bound,
-#: as many arms lean backward under the same hand. A small picture hardly shows the difference, but
-#: their joints move the hand the other way.
+#: Angles of the arm's joints about which it starts (leaning forward, elbow up, hand down), how far
+#: each may be from there, both in degrees, and how many times as far in exploration. Without this
+#: bound, as many arms lean backward over the same hand. A small picture hardly shows the
+#: difference, but their joints move the hand the other way.
 HOME = (135.0, 212.0, 75.0, -45.0, 45.0, 0.0)
 SPREAD = (60.0, 35.0, 50.0, 60.0, 50.0, 60.0)
 EXPLORED = 1.5
@@ -268,10 +268,10 @@ class JacoSimulation(Simulation):
     def _box(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Least angles of the nine joints, and their spans, radians: HOME +- `scale` SPREAD."""
         low, high = self._low.copy(), self._low + self._span
-        free = np.ptp(self._model.jnt_range[:ARM], axis=1) == 0
+        reach = self._model.jnt_range[:ARM]
+        limits = np.where(np.ptp(reach, axis=1, keepdims=True) == 0, (-np.inf, np.inf), reach)
         home, spread = np.radians(HOME), scale * np.radians(SPREAD)
-        low[:ARM] = np.where(free, home - spread, np.maximum(low[:ARM], home - spread))
-        high[:ARM] = np.where(free, home + spread, np.minimum(high[:ARM], home + spread))
+        low[:ARM], high[:ARM] = np.clip((home - spread, home + spread), *limits.T)
         return low, high - low
 
     def _pose(

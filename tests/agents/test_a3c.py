@@ -206,6 +206,9 @@ def test_normalised_advantages_do_not_depend_on_the_level_and_scale_of_rewards()
 
 def test_values_start_where_they_are_told():
     net = network()
+    untouched = net.weights()
+    net.start_value(0.0)
+    assert np.array_equal(net.weights(), untouched)
     before = net.judge(net.step(torch.from_numpy(latents(50)), torch.zeros(50, 0))[0])
     net.start_value(3.5)
     after = net.judge(net.step(torch.from_numpy(latents(50)), torch.zeros(50, 0))[0])

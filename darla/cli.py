@@ -203,13 +203,7 @@ def pretrain_command(
     agents.perceptions asks for them. What is finished is not repeated.
     """
     tree = pipeline.load(config, overrides)
-    pipeline.check_machine(tree)
-    pipeline.check_frames(tree)
-    with pipeline.open_run(tree) as run:
-        pipeline.check_room(run)
-        pipeline.pretrain(run, quiet)
-        facts = {stage: run.status()["stages"][stage]["facts"] for stage in ("frames", "vision")}
-        _print(facts, as_json)
+    _print(pipeline.run_stage_one(tree, quiet), as_json)
 
 
 @_command(app, "train", "darla train lab-quick --perception darla --seed 0")
@@ -386,6 +380,10 @@ def tune_command(
     overrides: Overrides = None,
     grid: Grid = None,
     seeds: Seeds = None,
+    only_vision: Annotated[
+        bool,
+        typer.Option("--only-vision", help="Train visions, and no policies on them."),
+    ] = False,
     cpus: TrialCpus = 1.0,
     gpus: TrialGpus = 0.0,
     as_json: Json = False,
@@ -393,13 +391,15 @@ def tune_command(
 ) -> None:
     """Runs a grid of settings or seeds with Ray Tune.
 
-    A trial does what `darla run` does, in a run directory of its own; the same command again
-    continues. Choose by the object error and the source scores of the table: a setting that is
-    chosen by its target scores has seen the target, and what it scores there is no transfer.
+    A trial does what `darla run` does, or `darla pretrain` with `--only-vision`, in a run directory
+    of its own; the same command again continues. Choose by the object error and the source scores
+    of the table: a setting that is chosen by its target scores has seen the target, and what it
+    scores there is no transfer.
     """
     from darla.tuning import outcome_table
 
-    rows, failed = _swept(config, overrides, grid, seeds, cpus, gpus, quiet)
+    work = pipeline.run_stage_one if only_vision else pipeline.run_stages
+    rows, failed = _swept(config, overrides, grid, seeds, cpus, gpus, quiet, work)
     if as_json:
         _print({"trials": rows}, as_json)
     else:
@@ -759,6 +759,7 @@ def _swept(
     cpus: float,
     gpus: float,
     quiet: bool,
+    work: Callable[[Config], object] = pipeline.run_stages,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Runs a sweep; returns its outcomes, and what went wrong by the name of the run."""
     from agents.cells import cells_of
@@ -770,7 +771,7 @@ def _swept(
     variants = make_variants(config, overrides or [], grid or [], seeds)
     for variant in variants:
         pipeline.check_cells(cells_of(variant.config), variant.config)
-    failed = sweep(variants, pipeline.run_stages, cpus=cpus, gpus=gpus, quiet=quiet)
+    failed = sweep(variants, work, cpus=cpus, gpus=gpus, quiet=quiet)
     return outcomes(variants), failed
 
 

@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 
 
+def run_stage_one(config: Config, quiet: bool = True) -> dict[str, Any]:
+    """Does what is left of stage 1; returns the facts of the frames and of the vision."""
+    check_machine(config)
+    check_frames(config)
+    with open_run(config) as run:
+        check_room(run)
+        pretrain(run, quiet)
+        stages = run.status()["stages"]
+    return {stage: stages[stage]["facts"] for stage in ("frames", "vision")}
+
+
 def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
     """Does what is left of the three stages and the report; returns the results."""
     from darla.perception import BLIND

@@ -59,8 +59,8 @@ def study(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[s
     """Correlates disentanglement with returns.
 
     Args:
-        rows: Trials, as `darla.tuning.outcomes` returns them, of which policies on perception
-            `darla` count; those without scores are left out.
+        rows: Trials, as `darla.tuning.outcomes` returns them, of which policies on the mean of a
+            beta-VAE count; those without scores are left out.
         rng: Source of every draw.
 
     Returns:
@@ -70,11 +70,13 @@ def study(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[s
     """
     points = [
         {"run": row["run"], "varied": row["varied"], **policy}
-        | {"gap": policy["source"] - policy["target"], "disentanglement": _numbers(row)}
+        | {"gap": policy["source"] - policy["target"], "disentanglement": _numbers(vision)}
         for row in rows
-        if row["disentanglement"]
+        for vision in row["visions"]
+        if vision["disentanglement"]
         for policy in row["policies"]
-        if policy["perception"] == "darla" and None not in (policy["source"], policy["target"])
+        if policy["perception"] == vision["perception"]
+        and None not in (policy["source"], policy["target"])
     ]
     correlations: dict[str, Any] = {}
     for name in dict.fromkeys(map(_policy, points)):
@@ -93,8 +95,8 @@ def study(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[s
     return {"points": points, "correlations": correlations}
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    scores = row["disentanglement"]
+def _numbers(vision: Mapping[str, Any]) -> dict[str, float]:
+    scores = vision["disentanglement"]
     return {key: value for key, value in scores.items() if key not in ("factors", "frames")}
 
 

@@ -236,26 +236,23 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """Returns what came of each trial, in their order, from the run directories.
 
     Returns:
-        Per trial `run` (its folder), `varied`; `object_error` (of what the DAE reads in the
-        beta-VAE's picture, where the loss is the DAE's), `active_units`, `probe` and
-        `disentanglement` of the vision; and `policies`: per algorithm and perception the mean
-        `source` and `target` returns. Null or empty where there is nothing yet.
+        Per trial `run` (its folder), `varied`; `visions`: of each beta-VAE its `perception`,
+        `object_error` (of what the DAE reads in its picture, where the loss is the DAE's), `kl` in
+        nats, `active_units`, `probe` and `disentanglement`; and `policies`: per algorithm and
+        perception the mean `source` and `target` returns. Empty where there is nothing yet.
     """
     rows = []
     for variant in variants:
         path = Path(variant.config.runs) / variant.config.name
         run = RunDirectory(path, variant.config)
         stages = run.status()["stages"] if (path / "run.json").exists() else {}
-        seen = stages.get("vision", {}).get("facts", {})
+        facts = stages.get("vision", {}).get("facts", {})
         results = read_json(run.results_json) if run.results_json.exists() else {"rows": []}
         rows.append(
             {
                 "run": str(path),
                 "varied": dict(variant.varied),
-                "object_error": _object_error(seen.get("vae", {})),
-                "active_units": seen.get("latents", {}).get("active_units"),
-                "probe": seen.get("probe", {}),
-                "disentanglement": seen.get("disentanglement", {}),
+                "visions": _visions(facts),
                 "policies": [
                     {key: row[key] for key in ("algorithm", "perception")}
                     | {key: row[key] and row[key]["mean"] for key in ("source", "target")}
@@ -266,15 +263,31 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     return rows
 
 
-def _object_error(errors: Mapping[str, float]) -> float | None:
-    """The error on objects that the loss is about: the DAE's leaves the decoder's picture free."""
-    return errors.get("through_dae/objects", errors.get("objects"))
+def _visions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns what stage 1 found of each beta-VAE that is finished."""
+    from darla.vision.pretrain import VAES
+
+    parts = {name: facts if name == "darla" else facts.get(name, {}) for name in VAES}
+    return [
+        {
+            "perception": name,
+            # The error that the loss is about: the DAE's leaves the decoder's picture free.
+            "object_error": part["vae"].get("through_dae/objects", part["vae"].get("objects")),
+            "kl": part["latents"]["kl"],
+            "active_units": part["latents"]["active_units"],
+            "probe": part["probe"],
+            "disentanglement": part["disentanglement"],
+        }
+        for name, part in parts.items()
+        if "vae" in part
+    ]
 
 
 def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the rows of `outcomes` as a table for a terminal, a line per policy.
+    """Returns the rows of `outcomes` as a table for a terminal, a line per vision or policy.
 
-    `probe` is the mean accuracy over all that the linear probes classify.
+    `probe` is the mean accuracy over all that the linear probes classify. A policy without a
+    beta-VAE of its own has a line without a vision.
     """
     from rich.table import Table
 
@@ -282,23 +295,36 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         title="Choose by the vision and source; the target is for information.",
         title_justify="left",
     )
-    vision = ("object error", "active units", "probe", "MIG", "beta-VAE score")
-    for name in (*rows[0]["varied"], *vision, "policy", "source", "target"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
+    figures = ("object error", "KL", "active units", "probe", "MIG", "beta-VAE score")
+    for name in (*rows[0]["varied"], "vision", *figures, "policy", "source", "target"):
+        table.add_column(name, justify="left" if name in ("vision", "policy") else "right")
+    no_vision, no_policy = ["–"] * (1 + len(figures)), ["–"] * 3
     for row in rows:
-        units = "–" if row["active_units"] is None else str(row["active_units"])
-        probe = row["probe"]
-        read = [value for key, value in probe.items() if f"{key}/chance" in probe]
-        scores = row["disentanglement"]
-        head = [*row["varied"].values(), _figure(row["object_error"]), units]
-        head += [_figure(sum(read) / len(read) if read else None)]
-        head += [_figure(scores.get(key)) for key in ("mig", "beta_vae")]
-        for policy in row["policies"] or [{}]:
-            name = f"{policy['algorithm']} {policy['perception']}" if policy else "–"
-            figures = [_figure(policy.get(key)) for key in ("source", "target")]
-            table.add_row(*head, name, *figures)
+        visions = {vision["perception"]: _vision_cells(vision) for vision in row["visions"]}
+        lines = []
+        for policy in row["policies"]:
+            name = f"{policy['algorithm']} {policy['perception']}"
+            returns = [_figure(policy[key]) for key in ("source", "target")]
+            lines.append([*visions.pop(policy["perception"], no_vision), name, *returns])
+        lines += [[*cells, *no_policy] for cells in visions.values()]
+        head = list(row["varied"].values())
+        for line in lines or [[*no_vision, *no_policy]]:
+            table.add_row(*head, *line)
             head = [""] * len(head)
     return table
+
+
+def _vision_cells(vision: Mapping[str, Any]) -> list[str]:
+    probe, scores = vision["probe"], vision["disentanglement"]
+    read = [value for key, value in probe.items() if f"{key}/chance" in probe]
+    return [
+        vision["perception"],
+        _figure(vision["object_error"]),
+        _figure(vision["kl"]),
+        str(vision["active_units"]),
+        _figure(sum(read) / len(read) if read else None),
+        *(_figure(scores.get(key)) for key in ("mig", "beta_vae")),
+    ]
 
 
 def _figure(value: float | None) -> str:

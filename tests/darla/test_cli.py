@@ -540,12 +540,35 @@ def study_rows(variants):
         yield {
             "run": variant.config.name,
             "varied": dict(variant.varied),
-            "object_error": 0.1,
-            "active_units": 10,
-            "probe": {"room": 0.99},
-            "disentanglement": {"mig": number / 10},
+            "visions": [
+                {
+                    "perception": "darla",
+                    "object_error": 0.1,
+                    "kl": 30.0,
+                    "active_units": 10,
+                    "probe": {"room": 0.99},
+                    "disentanglement": {"mig": number / 10},
+                }
+            ],
             "policies": [policy],
         }
+
+
+def test_a_sweep_of_visions_alone_trains_no_policies(config, stages, capsys, monkeypatch):
+    done = []
+
+    def sweep(variants, work, **_):
+        done.extend(work(variant.config) for variant in variants)
+        return {}
+
+    monkeypatch.setattr(tuning, "sweep", sweep)
+    monkeypatch.setattr(tuning, "outcomes", lambda variants: list(study_rows(variants)))
+    words = ("--grid", "vision.vae.beta=[1,4]", "--only-vision", "--json")
+    assert darla("tune", config, *words) == 0
+    rows = json.loads(capsys.readouterr().out)["trials"]
+    assert len(done) == 2 and all(facts.keys() == {"frames", "vision"} for facts in done)
+    assert [row["varied"]["vision.vae.beta"] for row in rows] == ["1", "4"]
+    assert stages.done == ["frames", "vision"] * 2
 
 
 def test_a_study_correlates_what_the_sweep_brought(config, stages, capsys, monkeypatch):

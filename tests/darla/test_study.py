@@ -13,13 +13,13 @@ def rng():
     return np.random.default_rng(0)
 
 
-def trial(number, *, target, mig=None, beta="1"):
+def trial(number, *, target, mig=None, beta="1", perception="darla"):
     scores = {} if mig is None else {"mig": mig, "sap": 0.1, "factors": ["room"], "frames": 900}
-    policy = {"algorithm": "ec", "perception": "darla", "source": 8.0, "target": target}
+    policy = {"algorithm": "ec", "perception": perception, "source": 8.0, "target": target}
     return {
         "run": f"runs/{number}",
         "varied": {"vision.vae.beta": beta, "seed": str(number)},
-        "disentanglement": scores,
+        "visions": [{"perception": perception, "disentanglement": scores}],
         "policies": [policy],
     }
 
@@ -60,6 +60,19 @@ def test_a_study_correlates_every_score_and_leaves_out_unfinished_trials(tmp_pat
     write_study(result, tmp_path)
     assert read_json(tmp_path / "study.json")["points"] == result["points"]
     assert Image.open(io.BytesIO((tmp_path / "scatter.png").read_bytes())).width > 300
+
+
+def test_every_policy_is_beside_the_vision_that_it_acts_on():
+    rows = [trial(n, target=float(n), mig=0.1 * n) for n in range(4)]
+    for row in rows:
+        other = trial(0, target=row["policies"][0]["target"], mig=-row["policies"][0]["target"])
+        (vision,), (policy,) = other["visions"], other["policies"]
+        row["visions"].append(vision | {"perception": "beta-vae"})
+        row["policies"] += [policy | {"perception": "beta-vae"}, policy | {"perception": "pixels"}]
+    found = study(rows, rng())["correlations"]
+    assert found.keys() == {"ec darla", "ec beta-vae"}
+    assert found["ec darla"]["mig"]["target"]["rho"] == pytest.approx(1.0)
+    assert found["ec beta-vae"]["mig"]["target"]["rho"] == pytest.approx(-1.0)
 
 
 def test_a_study_without_a_finished_trial_draws_nothing(tmp_path):

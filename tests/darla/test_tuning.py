@@ -95,6 +95,11 @@ def row(*, source, target):
     return {**names, "source": estimate[0], "target": estimate[1]}
 
 
+def facts(**errors):
+    latents = {"kl": 12.5, "active_units": 9}
+    return {"vae": errors, "latents": latents, "probe": {}, "disentanglement": {}}
+
+
 def steps(variant) -> list[int]:
     path = Path(variant.config.runs) / variant.config.name / "steps.jsonl"
     lines = read_jsonl(path)
@@ -129,15 +134,17 @@ def test_the_table_shows_source_and_vision_and_keeps_the_order_of_the_grid(varia
     for variant, target in ((first, 1.0), (second, None)):
         run = RunDirectory.open(variant.config)
         run.start("vision")
-        run.finish("vision", vae={"objects": 0.25}, latents={"active_units": 9})
+        run.finish("vision", **facts(objects=0.25))
         write_json(run.results_json, {"rows": [row(source=8.0, target=target)]})
     rows = outcomes([first, second, third])
     assert [each["varied"]["seed"] for each in rows] == ["0", "1", "2"]
-    assert rows[0]["object_error"] == 0.25 and rows[0]["active_units"] == 9
+    (vision,) = rows[0]["visions"]
+    assert vision["perception"] == "darla" and vision["object_error"] == 0.25
+    assert vision["kl"] == 12.5 and vision["active_units"] == 9
     policy = {"algorithm": "dqn", "perception": "darla", "source": 8.0}
     assert rows[0]["policies"] == [{**policy, "target": 1.0}]
     assert rows[1]["policies"] == [{**policy, "target": None}]
-    assert rows[2]["object_error"] is None and rows[2]["policies"] == []
+    assert rows[2]["visions"] == rows[2]["policies"] == []
     assert outcome_table(rows).row_count == 3
 
 
@@ -145,5 +152,30 @@ def test_the_object_error_is_of_what_the_loss_sees(variants):
     (variant,) = variants(seeds="[0]")
     run = RunDirectory.open(variant.config)
     run.start("vision")
-    run.finish("vision", vae={"objects": 0.45, "through_dae/objects": 0.125})
-    assert outcomes([variant])[0]["object_error"] == 0.125
+    run.finish("vision", **facts(**{"objects": 0.45, "through_dae/objects": 0.125}))
+    (vision,) = outcomes([variant])[0]["visions"]
+    assert vision["object_error"] == 0.125
+
+
+def test_every_vision_has_a_line_beside_its_policies(variants):
+    (variant,) = variants(seeds="[7]")
+    run = RunDirectory.open(variant.config)
+    run.start("vision")
+    run.finish("vision", **facts(objects=0.25), **{"beta-vae": facts(objects=0.5)})
+    policies = [row(source=8.0, target=6.0), {**row(source=3.0, target=2.0), "algorithm": "ec"}]
+    policies.append({**row(source=1.0, target=0.5), "perception": "pixels"})
+    write_json(run.results_json, {"rows": policies})
+    table = outcome_table(outcomes([variant]))
+    lines = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [line[:4] for line in lines] == [
+        ("7", "darla", "0.25", "12.50"),
+        ("", "–", "–", "–"),
+        ("", "–", "–", "–"),
+        ("", "beta-vae", "0.50", "12.50"),
+    ]
+    assert [line[-3:] for line in lines] == [
+        ("dqn darla", "8.00", "6.00"),
+        ("ec darla", "3.00", "2.00"),
+        ("dqn pixels", "1.00", "0.50"),
+        ("–", "–", "–"),
+    ]

@@ -47,11 +47,6 @@ class Actions:
             "MultiDiscrete, counted from 0"
         )
 
-    @property
-    def options(self) -> int:
-        """Number of options over all choices."""
-        return sum(self.choices)
-
     def count(self, algorithm: str) -> int:
         """Returns the number of actions, for an algorithm that makes one choice only.
 

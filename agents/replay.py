@@ -172,8 +172,7 @@ class Replay:
     def cut(self, streams: np.ndarray) -> None:
         """Cuts the open episodes of some environments off after their last decision.
 
-        What followed it is not known: the observation that it was taken on stands for that. Shards
-        that were written before keep the episode open.
+        What followed it is not known: the observation that it was taken on stands for that.
 
         Args:
             streams: which, bool [B].
@@ -185,6 +184,15 @@ class Replay:
         self._ends[row, open_ones] = _TRUNCATED
         places = row * self.streams + open_ones
         self._insert_finals(places, self._observations[torch.from_numpy(places)].numpy())
+
+    def ended_before(self, slot: int) -> np.ndarray:
+        """Returns in which environments an episode ended or was cut just before a slot, bool [B].
+
+        False where the slot before is not held.
+        """
+        if not self.tail < slot <= self.head:
+            return np.zeros(self.streams, bool)
+        return self._ends[(slot - 1) % self.slots] != _RUNNING
 
     def sample(self, count: int, rng: np.random.Generator) -> Batch:
         """Draws transitions uniformly, with replacement.
@@ -309,6 +317,8 @@ class ReplayStore:
         steps = replay.read(first, replay.head)
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f.name: getattr(steps, f.name) for f in fields(Steps)}
+        # The shard before may have been written when the episodes that end it were still open.
+        tensors["parted"] = replay.ended_before(first)
         save_tensors(self.folder / f"{first:010d}-{replay.head:010d}.safetensors", tensors, {})
 
     def prune(self, oldest: int) -> None:
@@ -335,6 +345,7 @@ class ReplayStore:
             steps = Steps(**{f.name: tensors[f.name].numpy() for f in fields(Steps)})
             if len(steps.actions) != last - first:
                 raise CorruptFileError(f"{path}: {len(steps.actions)} steps, not {last - first}")
+            replay.cut(tensors["parted"].numpy())
             for start in range(0, last - first, replay.slots - replay.n_step):
                 replay.insert(section(steps, start, start + replay.slots - replay.n_step))
         if replay.head != head or replay.tail > needed:

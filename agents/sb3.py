@@ -66,8 +66,8 @@ class LatentVecEnv(VecEnv):
         self._vector.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of the whole vector, once per environment."""
-        return [getattr(self._vector, attr_name)] * self.num_envs
+        """The attribute of the whole vector, once per environment that is asked for."""
+        return [getattr(self._vector, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Environments of one vector have no attributes of their own."""
@@ -79,4 +79,4 @@ class LatentVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """No environment is wrapped."""
-        return [False] * self.num_envs
+        return [False] * len(list(self._get_indices(indices)))

@@ -22,7 +22,7 @@ from agents.worker import EnvironmentFactory
 from darla.cluster import ray_session
 from darla.config import Config
 from darla.devices import torch_threads
-from darla.errors import MissingFileError
+from darla.errors import CorruptFileError, MissingFileError
 from darla.perception import Perception
 from darla.progress import Progress
 from darla.rundir import RunDirectory
@@ -183,7 +183,7 @@ def _train_from_checkpoint(trainer: Trainer, run: RunDirectory, quiet: bool) -> 
     metrics = folder / "metrics.jsonl"
     agents = trainer.config.agents
     found = checkpoints_of(run, trainer.cell)
-    rows = trainer.load(found[-1], store) if found else 0
+    rows = _load(trainer, found, store)
     _keep_rows(metrics, rows)
     saved = trainer.decisions
     label = f"training {trainer.cell}"
@@ -196,8 +196,9 @@ def _train_from_checkpoint(trainer: Trainer, run: RunDirectory, quiet: bool) -> 
             rows += _write_rows(trainer, metrics)
             progress.update(trainer.decisions, **trainer.returns)
             due = trainer.decisions // agents.checkpoint_every > saved // agents.checkpoint_every
+            if due:
+                trainer.rest()  # which may bring the last decisions
             if due and not trainer.done:
-                trainer.rest()
                 path = checkpoints / f"{trainer.decisions:012d}.safetensors"
                 trainer.save(path, store, rows=rows)
                 saved = trainer.decisions
@@ -209,6 +210,18 @@ def _train_from_checkpoint(trainer: Trainer, run: RunDirectory, quiet: bool) -> 
         _write_rows(trainer, metrics)
         progress.update(trainer.decisions, **trainer.returns)
     return trainer.facts()
+
+
+def _load(trainer: Trainer, found: Sequence[Path], store: Path) -> int:
+    """Continues from the newest checkpoint, if there is one; returns its rows of metrics."""
+    if not found:
+        return 0
+    try:
+        return trainer.load(found[-1], store)
+    except CorruptFileError as error:
+        anew = f"delete '{found[-1].parent.parent}' to train it anew"
+        older = f"delete '{found[-1]}' to go on from the checkpoint before, or " * (len(found) > 1)
+        raise CorruptFileError(f"{error}; {older}{anew}") from error
 
 
 def _prune(found: Sequence[Path], store: Path, trainer: Trainer) -> None:

@@ -46,13 +46,11 @@ class Rollout(NamedTuple):
         steps: the decisions.
         memory: memory of the policy before the first of them, float32 [B, memory_size].
         observations: what the next decision is taken on, [B, *shape].
-        next_memory: memory of the policy after the last decision (zeros where an episode ended).
     """
 
     steps: Steps
     memory: np.ndarray
     observations: np.ndarray
-    next_memory: np.ndarray
 
 
 class Digest(Protocol):
@@ -187,7 +185,7 @@ class Worker:
         )
         content: Any = steps
         if self._digest is not None:
-            rollout = Rollout(steps, memory, self._observations, self._memory)
+            rollout = Rollout(steps, memory, self._observations)
             content = self._digest(policy, rollout, self._rng)
         self._unreleased += rewards.size
         if self._unreleased >= RELEASE_EVERY:

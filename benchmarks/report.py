@@ -31,7 +31,7 @@ from benchmarks.sentences import chosen
 from benchmarks.sight import show_vision
 from benchmarks.svg import swatch
 from benchmarks.tables import format_estimate, format_share, grouped, markdown_table, number
-from darla.config import to_yaml
+from darla.config import Config, to_yaml
 from darla.errors import DarlaError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_text
@@ -311,6 +311,31 @@ def _picture(path: Path, alt: str, page: Page, vision: str = "") -> Picture | No
         return None
 
 
+def _models(config: Config) -> list[str]:
+    """A line for every model of stage 1."""
+    from darla.vision.pretrain import models_of, optimisation_of, vae_settings
+
+    lines = []
+    for name in models_of(config):
+        images = grouped(optimisation_of(config, name).images)
+        if name == "dae":
+            lines.append(f"`dae`: a denoising autoencoder, {images} images")
+            continue
+        vae = vae_settings(config, name)
+        weight = {
+            "beta": f"beta {vae.beta}",
+            "normalised": f"normalised beta {vae.beta}",
+            "capacity": f"gamma {vae.gamma}, capacity up to {vae.capacity.end} nats",
+        }[vae.objective]
+        judged = "the autoencoder's features" if vae.reconstruction == "dae" else "pixels"
+        start = ", begun from the autoencoder's convolutions" if vae.warm_start else ""
+        lines.append(
+            f"`{name}`: a beta-VAE judged in {judged}, {images} images, {weight}, {vae.latents} "
+            f"latents{start}"
+        )
+    return lines
+
+
 def _card(environment: Environment, run: RunDirectory, page: Page) -> str:
     """The model card of a run, in Markdown."""
     try:
@@ -325,6 +350,7 @@ def _card(environment: Environment, run: RunDirectory, page: Page) -> str:
         suite=suite,
         results=results,
         table=markdown_table(results) if results else "",
+        models=_models(run.config),
         perceptions=[(name, entrant(name).label) for name in run.config.agents.perceptions],
         facts=dict(page.facts),
         trained=any((run.agent(cell.id) / POLICY_FILE).exists() for cell in cells_of(run.config)),

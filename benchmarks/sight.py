@@ -104,7 +104,9 @@ def _probe(probe: Mapping[str, Any]) -> Markup:
             continue
         name, _, rest = key.partition("/")
         label = f"{name}, where an object is in view" if rest == "visible" else _words(key)
-        rows.append((label, [value, probe.get(f"{key}/chance"), UNITS.get(name, "accuracy")]))
+        chance = probe.get(f"{key}/chance")
+        unit = "accuracy" if chance is not None else UNITS.get(name, "median error, in its unit")
+        rows.append((label, [value, chance, unit]))
     table = _table(["linear probe", "chance", "measure"], rows)
     return Markup("<h3>What the latents tell about the scene</h3>{}").format(table)
 

@@ -206,7 +206,10 @@ def score(
     for suite in suites:
         for exam in exams_of(suite, config.transfer.episodes):
             exams.setdefault(exam.place, exam)
-    done, marked = _scored(run)
+    table = _table(run)
+    outdated = {item.key for item in table if UNFINISHED in item.tags and _outdated(run, item)}
+    done = {item.key for item in table} - outdated
+    marked = {item.cell for item in table if UNFINISHED in item.tags and item.key in done}
     unfinished = [cell for cell in cells if not is_trained(run, cell)]
     if allow_unfinished:
         cells = [cell for cell in cells if cell not in unfinished or checkpoints_of(run, cell)]
@@ -220,6 +223,9 @@ def score(
         _refuse(run, [cell for cell in unfinished if cell in pending or cell in marked])
     if not pending:
         return
+    kept = [item for item in table if item.key in done or item.cell not in pending]
+    if len(kept) < len(table):
+        write_jsonl(run.scores, [item.row() for item in kept])
     each = sum(exam.episodes for exam in exams.values())
     total = each * len(contestants)
     played = total - sum(exam.episodes for own in pending.values() for exam in own)
@@ -251,22 +257,15 @@ def score(
             run.finish(stage, parents=parents, episodes=each)
 
 
-def _scored(run: RunDirectory) -> tuple[set[EpisodeKey], set[Cell]]:
-    """The keys of the episodes that are in the table, and the cells scored there unfinished.
-
-    Cuts off a torn last line, and the scores of unfinished cells that were trained further since.
-    """
+def _table(run: RunDirectory) -> list[Score]:
+    """All scores that there are; cuts off a torn last line."""
     if not run.scores.exists():
-        return set(), set()
-    scores = parse_scores(read_jsonl(run.scores, repair=True), str(run.scores))
-    kept = [item for item in scores if not (UNFINISHED in item.tags and _outdated(run, item))]
-    if len(kept) < len(scores):
-        write_jsonl(run.scores, [item.row() for item in kept])
-    marked = {item.cell for item in kept if UNFINISHED in item.tags}
-    return {item.key for item in kept}, marked
+        return []
+    return parse_scores(read_jsonl(run.scores, repair=True), str(run.scores))
 
 
 def _outdated(run: RunDirectory, item: Score) -> bool:
+    """Whether an unfinished cell was trained further since it was scored."""
     newest = [int(path.stem) for path in checkpoints_of(run, item.cell)[-1:]]
     return is_trained(run, item.cell) or newest != [item.decisions]
 

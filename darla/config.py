@@ -456,7 +456,9 @@ class AgentsConfig(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Seeds.")
     decisions: PositiveInt = Field(120_000, description="Decisions in D_S, over all environments.")
     chunk: PositiveInt = Field(
-        32, description="Steps of every environment that a worker sends at once."
+        32,
+        description="Steps of every environment that a worker sends at once. a3c and unreal send "
+        "gradients of n_step steps: there, after how many the rest is looked after.",
     )
     evaluate_every: PositiveInt = Field(
         20_000, description="Decisions between two evaluations on D_S."
@@ -468,6 +470,15 @@ class AgentsConfig(Section):
     unreal: UnrealConfig = UnrealConfig()
     ec: EpisodicControlConfig = EpisodicControlConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> AgentsConfig:
+        for name in ("algorithms", "perceptions", "seeds"):
+            values = getattr(self, name)
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"agents.{name} names {twice[0]} twice; name each once")
+        return self
 
 
 class TransferConfig(Section):

@@ -42,8 +42,8 @@ NEEDED = (
 )
 """Distributions without which some command does not work."""
 
-FREE_GIB = 5.0
-"""Free space on the disk under which `lab.yaml` may not fit."""
+FREE_GIB = 24.0
+"""Free space on the disk under which `lab.yaml` is refused (`pipeline.check_room`)."""
 
 _RENDER = """
 import os
@@ -204,9 +204,8 @@ def check_disk(path: Path = Path()) -> Check:
     free = shutil.disk_usage(path).free / 2**30
     found = f"{free:.1f} GiB free"
     if free < FREE_GIB:
-        return Check(
-            "disk", "warning", found, f"free {FREE_GIB:g} GiB, or give runs=FOLDER elsewhere"
-        )
+        remedy = f"configs/lab.yaml asks for {FREE_GIB:g} GiB: give runs=FOLDER elsewhere"
+        return Check("disk", "warning", found, remedy)
     return Check("disk", "ok", found)
 
 

@@ -28,18 +28,19 @@ ENTRYPOINT = f"python -m darla.cli run {CONFIG_FILE} ray.address=auto"
 def submit(config: Config, address: str, *, pip: bool = False) -> str:
     """Submits `darla run` with a configuration to a cluster, and returns the id of the job.
 
-    The packages and the whole configuration are uploaded; nothing else of the working folder is.
-    The same run submitted again continues in its run directory.
+    The packages, the whole configuration and a plugin below the working folder are uploaded;
+    nothing else is. The same run submitted again continues in its run directory.
 
     Args:
-        config: the experiment; `runs` is an absolute path on storage that all nodes share.
+        config: the experiment; `runs`, and a run in `frames.policy`, are absolute paths on storage
+            that all nodes share.
         address: of the cluster's dashboard, such as `http://head:8265`.
         pip: whether the nodes install this machine's versions of the dependencies first; they are
             expected to have them otherwise.
 
     Raises:
-        ConfigError: `runs` is a relative path, which would end in a temporary folder of the job, or
-            the address is no URL.
+        ConfigError: a path would lead nowhere in the temporary folder of the job, or the address
+            is no URL.
         DependencyError: nothing answers at the address, the cluster refuses the token, or, with
             `pip`, this machine does not know its versions since the project is not installed.
     """
@@ -47,6 +48,18 @@ def submit(config: Config, address: str, *, pip: bool = False) -> str:
         raise ConfigError(
             f"runs is '{config.runs}', which a job would make in a temporary folder of its own; "
             "give runs=/FOLDER on storage that all nodes share"
+        )
+    policy, plugin = config.frames.policy, config.environment.plugin
+    if "/" in policy and not Path(policy).is_absolute():
+        raise ConfigError(
+            f"frames.policy is '{policy}', which a job would look for in a temporary folder of its "
+            "own; give frames.policy=/FOLDER/RUN/CELL on storage that all nodes share"
+        )
+    if plugin is not None and ".." in Path(plugin).parts:
+        raise ConfigError(
+            f"environment.plugin is '{plugin}', which a job would look for in a temporary folder "
+            "of its own; give a file below this folder, which is uploaded, or "
+            "environment.plugin=/FOLDER/FILE.py on storage that all nodes share"
         )
     with tempfile.TemporaryDirectory() as folder:
         _stage(config, Path(folder))
@@ -70,7 +83,8 @@ def follow(job: str, address: str, show: Callable[[str], object]) -> int:
         show: takes each piece of the log.
 
     Raises:
-        DependencyError: nothing answers at the address (any more); the job may well go on.
+        DependencyError: nothing answers at the address, or the log broke off; the job may well go
+            on.
         DarlaError: the job was stopped, or the cluster could not start it.
     """
 
@@ -78,13 +92,16 @@ def follow(job: str, address: str, show: Callable[[str], object]) -> int:
         async for piece in client.tail_job_logs(job):
             show(piece)
 
+    broke_off = f"the log of job {job} broke off, and the job may well go on"
+    again = f"type: {follow_command(job, address)}"
     with _answering(address) as client:
-        asyncio.run(tail(client))
-        info = client.get_job_info(job)
+        try:
+            asyncio.run(tail(client))
+            info = client.get_job_info(job)
+        except (OSError, RuntimeError) as error:
+            raise DependencyError(f"{broke_off} ({first_line(error)}); {again}") from error
     if not info.status.is_terminal():
-        raise DependencyError(
-            f"the log of job {job} broke off; type: {follow_command(job, address)}"
-        )
+        raise DependencyError(f"{broke_off}; {again}")
     if info.driver_exit_code is None:
         raise DarlaError(f"job {job} ended without a result: {info.status}, {info.message}")
     return info.driver_exit_code
@@ -117,12 +134,16 @@ def pinned_requirements() -> list[str]:
 
 
 def _stage(config: Config, folder: Path) -> None:
-    """Puts what a job needs into a folder: the packages as they lie, and the configuration."""
+    """Puts what a job needs into a folder: packages and plugin as they lie, the configuration."""
     root = Path(__file__).resolve().parent.parent
     for package in PACKAGES:
         shutil.copytree(
             root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    plugin = config.environment.plugin
+    if plugin is not None and plugin.endswith(".py") and not Path(plugin).is_absolute():
+        (folder / plugin).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(plugin, folder / plugin)
     write_text(folder / CONFIG_FILE, to_yaml(config))
 
 

@@ -152,7 +152,8 @@ def pretrain(run: RunDirectory, quiet: bool) -> None:
         work = functools.partial(collect_frames, run.config, run, make_walker=walker, quiet=quiet)
         run.start("frames")  # again, where they were lost
         _stage(run, "frames", quiet, work, parents=files)
-    _stage(run, "vision", quiet, lambda: train_vision(run.config, run, quiet=quiet))
+    work = functools.partial(train_vision, run.config, run, quiet=quiet)
+    _stage(run, "vision", quiet, work, parents=[run.frames / "index.json"])
 
 
 def _has_frames(run: RunDirectory) -> bool:
@@ -248,14 +249,15 @@ def transfer(
     from envs.registry import suite_of
 
     suites = suites or [suite_of(run.config)]
-    score_transfer(
-        run.config, run, cells, suites=suites, allow_unfinished=allow_unfinished, quiet=quiet
-    )
-    found = check_contamination(run.config, run, cells, suites)
-    for suite in suites:
-        say(quiet, verdict(found, suite.name))
-    keep_frame_digests(run, suites)
-    return write_results(run)
+    with run.alone("transfer"):  # one table of scores for all protocols
+        score_transfer(
+            run.config, run, cells, suites=suites, allow_unfinished=allow_unfinished, quiet=quiet
+        )
+        found = check_contamination(run.config, run, cells, suites)
+        for suite in suites:
+            say(quiet, verdict(found, suite.name))
+        keep_frame_digests(run, suites)
+        return write_results(run)
 
 
 def _report(run: RunDirectory) -> None:

@@ -197,6 +197,19 @@ class RunDirectory:
                     f"name={_next_name(self.path)} to start a new run"
                 )
 
+    @contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Lets no other process do work of this name meanwhile; not recorded as a stage.
+
+        Raises:
+            RunDirectoryError: another process is at work on it.
+        """
+        self._lock(work)
+        try:
+            yield
+        finally:
+            os.close(self._locks.pop(work))
+
     def pause(self) -> None:
         """Saves the seconds of the stages that this process began and could not finish."""
         for stage in self._began:
@@ -257,7 +270,7 @@ class RunDirectory:
             )
 
     def _lock(self, stage: str) -> None:
-        """Takes the stage's lock, which the system releases however this process ends."""
+        """Takes the lock of a stage or other work; the system releases it with the process."""
         if stage in self._locks:
             return
         lock = self._open_lock(stage.replace("/", "-"))

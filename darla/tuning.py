@@ -70,14 +70,20 @@ def make_variants(
         seeds: such as `[0,1,2]`: of the frames, the vision and the policies together.
 
     Raises:
-        ConfigError: a word of the grid is no list, a key or value is wrong, or two runs would have
-            the same name.
+        ConfigError: a word of the grid is no list, a key or value is wrong, it varies what all
+            trials share, or two runs would have the same name.
     """
     base = load_config(source, overrides)
     axes = [_axis(word) for word in grid]
     if seeds is not None:
         axes.append(_axis(f"{SEED}={seeds}"))
     keys = [key for key, _ in axes]
+    shared = [key for key in keys if key.partition(".")[0] in ("ray", "runs")]
+    if shared:
+        raise ConfigError(
+            f"'{shared[0]}' cannot vary: all trials of a sweep share one cluster and one folder; "
+            f"type the command once for each value, with {shared[0]}=..."
+        )
     variants = []
     for values in itertools.product(*(values for _, values in axes)):
         varied = dict(zip(keys, values, strict=True))
@@ -187,12 +193,13 @@ def sweep(
         DependencyError: as in `ray_session`.
     """
     shared = variants[0].config
-    store = Path(shared.runs).resolve() / ".tune"
+    runs = Path(shared.runs).resolve()
+    store = runs / ".tune"
     # Paths of a trial are absolute, and it joins the session that is there.
     configs = {
         variant.config.name: variant.config.model_copy(
             update={
-                "runs": str(store.parent),
+                "runs": str(runs),
                 "ray": variant.config.ray.model_copy(update={"address": "auto"}),
             }
         )
@@ -221,7 +228,9 @@ def sweep(
         )
         with contextlib.redirect_stdout(sys.stderr):
             results = tuner.fit()
-    shutil.rmtree(store, ignore_errors=True)
+    shutil.rmtree(store / shared.name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # where another sweep is at work in the same folder
+        store.rmdir()
     failed = {}
     for result in (results[index] for index in range(len(results))):
         name = (result.config or {})["run"]

@@ -230,7 +230,6 @@ def collect_frames(
 
     from darla.cluster import check_capacity, raised_by, ray_session
 
-    run.start("frames")
     suite = suite_of(config)
     domains = suite.d_u
     folder = run.frames
@@ -269,7 +268,6 @@ def collect_frames(
         "kinds": list(suite.world.kinds),
     }
     write_index(folder, names, {**known, **facts})
-    run.finish("frames", **facts)
     return facts
 
 

@@ -176,6 +176,7 @@ def factor_scores(latents: np.ndarray, frames: Frames, *, seed: int = 0) -> dict
         np.stack([columns[name] for name in names], axis=1),
         np.random.default_rng(seed),
         nominal=[place for place, name in enumerate(names) if name in nominal],
+        walks=True,
     )
     return {**scores, "factors": names, "frames": int(where.sum())}
 

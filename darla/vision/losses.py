@@ -8,8 +8,9 @@ mean anything.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -82,64 +83,99 @@ class CapacitySchedule:
         return self.start + risen * (self.end - self.start)
 
 
-class Reconstruction(Protocol):
-    """The reconstruction term as a strategy."""
+class Reconstruction(ABC):
+    """The reconstruction term as a strategy.
 
+    Attributes:
+        reads_logits: Whether it takes the decoder's mean before the sigmoid.
+        samples: Whether it can judge samples of the decoder.
+    """
+
+    reads_logits: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+
+    def code(self, pictures: Tensor) -> Tensor | None:
+        """All that the term depends on of targets [B, C, H, W], if that is less: [B, ...]."""
+        return None
+
+    @abstractmethod
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """Error of a batch.
 
         Args:
             target: Pictures [B, C, H, W] in [0, 1].
-            mean: Mean of the decoder, same shape; for `BernoulliReconstruction` its logits.
+            mean: Mean of the decoder, same shape, or its logits.
             log_variance: Log-variance of the decoder, same shape.
             noise: Standard normal noise of that shape, or None where the mean is to be used.
+            code: What `code` makes of the target, if that is known.
 
         Returns:
             Scalar: summed over features, averaged over the batch.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class PixelReconstruction:
+class PixelReconstruction(Reconstruction):
     """The plain beta-VAE: a Gaussian decoder with unit variance, without its constant."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `log_variance` and `noise` play no part."""
+        """See `Reconstruction`; the mean alone counts."""
         return 0.5 * (mean - target).square().sum() / len(target)
 
 
 @dataclass(frozen=True)
-class GaussianReconstruction:
+class GaussianReconstruction(Reconstruction):
     """-log N(target; mean, exp(log_variance)) in nats: a decoder that learns its variance."""
 
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `noise` plays no part."""
+        """See `Reconstruction`; mean and log-variance count."""
         scaled = (mean - target).square() * (-log_variance).exp()
         return 0.5 * (scaled + log_variance + math.log(2 * math.pi)).sum() / len(target)
 
 
 @dataclass(frozen=True)
-class BernoulliReconstruction:
+class BernoulliReconstruction(Reconstruction):
     """-log p(target) in nats of independent Bernoulli pixels, from their logits (1606.05579)."""
 
+    reads_logits: ClassVar[bool] = True
+
     def __call__(
-        self, target: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor | None
+        self,
+        target: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `mean` holds logits, the rest plays no part."""
+        """See `Reconstruction`; the logits alone count."""
         return functional.binary_cross_entropy_with_logits(mean, target, reduction="sum") / len(
             target
         )
 
 
 @dataclass(frozen=True)
-class DAEReconstruction:
+class DAEReconstruction(Reconstruction):
     """|| J(x_hat) - J(x) ||^2, with J from a frozen denoising autoencoder (1707.08475, eq. 2).
 
     J(x) is a constant; the gradient flows through J(x_hat) into the decoder. Both follow from the
@@ -152,6 +188,8 @@ class DAEReconstruction:
         pixel_weight: Weight of the pixel term of the decoder's mean beside it (0 in the paper).
     """
 
+    samples: ClassVar[bool] = True
+
     dae: DAE
     layer: str = "output"
     pixel_weight: float = 0.0
@@ -161,7 +199,7 @@ class DAEReconstruction:
         self.dae.requires_grad_(False).eval()
 
     def code(self, pictures: Tensor) -> Tensor:
-        """All that J depends on of pictures [B, C, H, W]: their bottleneck, [B, bottleneck]."""
+        """See `Reconstruction`: their bottleneck, [B, bottleneck]."""
         return self.dae.encode(pictures)
 
     def __call__(
@@ -169,18 +207,16 @@ class DAEReconstruction:
         target: Tensor,
         mean: Tensor,
         log_variance: Tensor,
-        noise: Tensor | None,
+        noise: Tensor | None = None,
         code: Tensor | None = None,
     ) -> Tensor:
-        """See `Reconstruction`; `code` is what `code` makes of the target, if that is known."""
+        """See `Reconstruction`."""
         guess = mean if noise is None else sample(mean, log_variance, noise)
         with torch.no_grad():
             wanted = self._features(self.code(target) if code is None else code)
         error = (self._features(self.code(guess)) - wanted).square().sum() / len(target)
         if self.pixel_weight:
-            error = error + self.pixel_weight * PixelReconstruction()(
-                target, mean, log_variance, noise
-            )
+            error = error + self.pixel_weight * PixelReconstruction()(target, mean, log_variance)
         return error
 
     def _features(self, code: Tensor) -> Tensor:

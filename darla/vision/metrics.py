@@ -29,7 +29,12 @@ TREES = 10
 
 
 def disentanglement(
-    latents: Floats, factors: Integers, rng: np.random.Generator, *, nominal: Collection[int] = ()
+    latents: Floats,
+    factors: Integers,
+    rng: np.random.Generator,
+    *,
+    nominal: Collection[int] = (),
+    walks: bool = False,
 ) -> dict[str, float]:
     """All scores of this module.
 
@@ -38,6 +43,7 @@ def disentanglement(
         factors: int [N, K].
         rng: Source of every draw.
         nominal: Columns of `factors` whose values have no order.
+        walks: Whether samples are in the order of walks, in which neighbours resemble each other.
 
     Returns:
         `beta_vae`, `factor_vae`, `mig`, `dci_forest/disentanglement`, `dci_forest/completeness`,
@@ -50,7 +56,7 @@ def disentanglement(
         "beta_vae": beta_vae_score(latents, factors, rng),
         "factor_vae": factor_vae_score(latents, factors, rng),
         "mig": mutual_information_gap(latents, factors),
-        **dci_forest(latents, factors, rng, nominal=nominal),
+        **dci_forest(latents, factors, rng, nominal=nominal, walks=walks),
         "sap": separated_predictability(latents, factors, nominal=nominal),
         "modularity": modularity(latents, factors),
         "active_units": active_units(latents),
@@ -153,13 +159,21 @@ def mutual_information_gap(latents: Floats, factors: Integers) -> float:
 
 
 def dci_forest(
-    latents: Floats, factors: Integers, rng: np.random.Generator, *, nominal: Collection[int] = ()
+    latents: Floats,
+    factors: Integers,
+    rng: np.random.Generator,
+    *,
+    nominal: Collection[int] = (),
+    walks: bool = False,
 ) -> dict[str, float]:
     """DCI by a random forest per factor, every tree of which sees all latents at every split.
 
     Importances of latent i for factor k are the mean decreases in impurity of the forest, a
     classifier for factors in `nominal` and a regressor for the others (Eastwood & Williams 2018).
     The estimator is in the name, because scores of other estimators differ.
+
+    Forests are fitted to a random half of the samples and tested on the other; with `walks`, to the
+    first half, since a random half holds a near copy of nearly every sample of the other.
 
     Returns:
         `dci_forest/disentanglement`: 1 where each latent matters to one factor, weighted by how
@@ -170,8 +184,9 @@ def dci_forest(
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     codes = _codes(latents, factors)
-    order = rng.permutation(len(latents))[: 2 * FOREST_SAMPLES]
-    fit, test = order[: len(order) // 2], order[len(order) // 2 :]
+    order = np.arange(len(latents)) if walks else rng.permutation(len(latents))
+    half = len(order) // 2
+    fit, test = order[:half][:FOREST_SAMPLES], order[half:][:FOREST_SAMPLES]
     importance, scores = np.zeros((latents.shape[1], codes.shape[1])), []
     for factor in range(codes.shape[1]):
         kind = RandomForestClassifier if factor in nominal else RandomForestRegressor

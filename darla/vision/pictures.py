@@ -169,7 +169,7 @@ def draw_traversals(
         divergences: KL per frame and latent, float [N, latents], for the order.
         path: PNG file.
     """
-    start = frames.pictures[choose_examples(frames)[2:3]].to(device_of(vae))
+    start = frames.pictures[choose_examples(frames)[:3][-1:]].to(device_of(vae))
     mean, _ = vae.encode(to_float(start))
     order = divergences.mean(0).argsort()[::-1][:TRAVERSED]
     values = torch.linspace(-SPAN, SPAN, STEPS, device=mean.device)

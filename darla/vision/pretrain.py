@@ -181,7 +181,6 @@ def train_vision(config: Config, run: RunDirectory, *, quiet: bool = False) -> d
         DependencyError: The configured device is not there.
     """
     device = choose_device(config.vision.device)
-    run.start("vision")
     # Cores are kept busy by the parts of a batch, each of which computes in one thread.
     with torch_threads(1):
         return _train_vision(config, run, device, quiet)
@@ -221,8 +220,6 @@ def _train_vision(
             facts = _describe_vae(config, run, name, dae, validation, device)
             report |= facts if name == "darla" else {name: facts}
     write_json(folder / "report.json", report)
-    facts = {key: report[key] for key in ("vae", "probe", "disentanglement") if key in report}
-    run.finish("vision", parents=[run.frames / "index.json"], **facts)
     return report
 
 

@@ -153,9 +153,8 @@ class VAEObjective:
     ) -> None:
         self.model, self.name = model, name
         self._reconstruction, self._weight, self._capacity = reconstruction, weight, capacity
-        self._sampled = decoder == "sample" and isinstance(reconstruction, DAEReconstruction)
-        logits = isinstance(reconstruction, BernoulliReconstruction)
-        self._decode = model.logits if logits else model.decode
+        self._sampled = decoder == "sample" and reconstruction.samples
+        self._decode = model.logits if reconstruction.reads_logits else model.decode
 
     def draw(
         self, batch: int, size: int, generator: torch.Generator, progress: float = 0.0
@@ -173,8 +172,7 @@ class VAEObjective:
 
     def code(self, pictures: Tensor) -> Tensor | None:
         """See `Objective`: the bottleneck of the guiding autoencoder, if there is one."""
-        term = self._reconstruction
-        return term.code(pictures) if isinstance(term, DAEReconstruction) else None
+        return self._reconstruction.code(pictures)
 
     def loss(
         self, pictures: Tensor, *noise: Tensor, code: Tensor | None = None
@@ -182,17 +180,13 @@ class VAEObjective:
         """See `Objective`."""
         mean, log_variance = (t.float() for t in self.model.encode(pictures))
         picture, picture_log_variance = self._decode(sample(mean, log_variance, noise[0]))
-        term = self._reconstruction
-        judged = (
+        reconstruction = self._reconstruction(
             pictures,
             picture.float(),
             picture_log_variance.float(),
             noise[1] if self._sampled else None,
+            code,
         )
-        if isinstance(term, DAEReconstruction):
-            reconstruction = term(*judged, code)
-        else:
-            reconstruction = term(*judged)
         kl = kl_divergence(mean, log_variance).sum() / len(pictures)
         figures = {"reconstruction": reconstruction, "kl": kl}
         if self._capacity is not None:

@@ -180,14 +180,14 @@ def policy_gradient(rewards: np.ndarray, **settings: bool) -> np.ndarray:
     shape = rewards.shape
     steps = Steps(
         rng.standard_normal((*shape, 4), np.float32),
-        rng.integers(SINGLE.options, size=shape),
+        rng.integers(SINGLE.choices[0], size=shape),
         rewards,
         np.ones(shape, bool),
         np.zeros(shape, bool),
         latents(0),
     )
     nothing = np.zeros((shape[1], 0), np.float32)
-    rollout = Rollout(steps, nothing, latents(shape[1]), nothing)
+    rollout = Rollout(steps, nothing, latents(shape[1]))
     config = A3CConfig(entropy=0.0, value_weight=0.0, gradient_norm=None, **settings)
     return GradientDigest(config)(A3CPolicy(SINGLE, net, "x"), rollout, rng).vector
 
@@ -248,7 +248,7 @@ def test_entropy_and_probability_of_several_choices_are_sums_and_products():
     )
     nothing = np.zeros((1, 0), np.float32)
     loss, figures = GradientDigest(A3CConfig(entropy=0.0, value_weight=0.0)).loss(
-        net, Rollout(steps, nothing, latents(1), nothing), np.random.default_rng(0)
+        net, Rollout(steps, nothing, latents(1)), np.random.default_rng(0)
     )
     first = -0.25 * np.log(0.25) - 0.75 * np.log(0.75)
     assert figures["entropy"] == pytest.approx(first + np.log(4), rel=1e-5)

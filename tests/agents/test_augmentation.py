@@ -181,7 +181,7 @@ def rollout():
         np.zeros((0, *SHAPE), np.uint8),
     )
     nothing = np.zeros((2, 0), np.float32)
-    return Rollout(steps, nothing, frames(2, seed=4).numpy(), nothing)
+    return Rollout(steps, nothing, frames(2, seed=4).numpy())
 
 
 def gradient(network, loss):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.dqn import Learner, epsilon_at
-from agents.replay import Replay, Steps
+from agents.replay import Batch, Replay, Steps
 from darla.config import DQNConfig
 from darla.errors import CorruptFileError
 
@@ -29,7 +29,15 @@ def learner(config, shape=SHAPE, seed=0):
     return Learner(shape, ACTIONS, config, seed)
 
 
-def textbook_dqn(start: Learner, replay: Replay, config: DQNConfig, updates: int):
+def batches(replay: Replay, rng: np.random.Generator, config: DQNConfig, counts: list[int]):
+    """One batch after the other, of which so many are drawn at once."""
+    for count in counts:
+        drawn = replay.sample(count * config.batch, rng)
+        for fields in zip(*(field.split(config.batch) for field in drawn), strict=True):
+            yield Batch(*fields)
+
+
+def textbook_dqn(start: Learner, replay: Replay, config: DQNConfig, counts: list[int]):
     """DQN written as in a textbook, from the same start and with the same batches."""
     online, target = copy.deepcopy(start.online), copy.deepcopy(start.online)
     rng = copy.deepcopy(start._rng)
@@ -37,8 +45,7 @@ def textbook_dqn(start: Learner, replay: Replay, config: DQNConfig, updates: int
         online.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     losses = []
-    for update in range(updates):
-        batch = replay.sample(config.batch, rng)
+    for update, batch in enumerate(batches(replay, rng, config, counts)):
         with torch.no_grad():
             values = target(batch.s_t)
             best = (online(batch.s_t) if config.double else values).argmax(1)
@@ -68,12 +75,18 @@ def textbook_dqn(start: Learner, replay: Replay, config: DQNConfig, updates: int
     ],
     ids=str,
 )
-def test_updates_are_those_of_a_textbook(change, monkeypatch):
-    monkeypatch.setattr("agents.dqn._BLOCK_BYTES", 1)  # one batch at a time, as in the textbook
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_updates_are_those_of_a_textbook(change, at_once, monkeypatch):
+    monkeypatch.setattr("agents.dqn._BLOCK_BYTES", at_once * 16 * 4 * 4)
     config = DQNConfig(hidden=(32,), batch=16, learning_rate=0.003, target_period=5)
     config = config.model_copy(update=change)
     replay, ours = filled_replay(), learner(config)
-    expected, loss = textbook_dqn(ours, replay, config, updates=12)
+    counts, left = [], 12
+    while left:
+        to_copy = config.target_period - (12 - left) % config.target_period
+        counts.append(min(left, at_once, to_copy))
+        left -= counts[-1]
+    expected, loss = textbook_dqn(ours, replay, config, counts)
     sums = ours.train(replay, 12)
     assert ours.updates == 12
     assert sums["loss"] / 12 == pytest.approx(loss, rel=1e-4)

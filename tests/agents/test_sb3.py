@@ -49,6 +49,7 @@ def test_a_seed_gives_the_same_episodes() -> None:
 def test_it_has_no_attributes_but_its_own() -> None:
     vec_env = LatentVecEnv(Catch(("one",), 2, seed=1), toy_perception())
     assert not vec_env.has_attr("action_masks")
+    assert vec_env.get_attr("num_envs", 0) == [2] and vec_env.env_is_wrapped(object, [1]) == [False]
     assert vec_env.get_attr("num_envs") == [2, 2] and vec_env.get_attr("render_mode") == [
         None,
         None,

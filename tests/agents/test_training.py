@@ -1,7 +1,10 @@
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ import ray
 from agents.algorithms import load_policy
 from agents.cells import Cell
 from agents.dqn import DQNTrainer
+from agents.pool import WorkerPool
 from agents.training import checkpoints_of, load_unfinished, train_on
-from darla.config import DQNConfig
+from darla.config import DQNConfig, RayConfig
 from darla.errors import (
     ConfigError,
     CorruptFileError,
@@ -29,7 +33,7 @@ from tests.agents.toy_training import (
     train_toy,
     train_toy_alone,
 )
-from tests.toys import toy_perception
+from tests.toys import Catch, NoState, toy_perception
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for Ray and two workers to start
 
@@ -53,6 +57,11 @@ def reference(toy_pool, tmp_path_factory):
     """A training that nothing disturbed."""
     config = toy_config(tmp_path_factory.mktemp("reference"))
     return config, train_toy(config, toy_pool)
+
+
+def damage(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
 
 
 class Stop(Exception):
@@ -172,6 +181,27 @@ def test_a_finished_cell_is_not_trained_again(reference):
     assert train_toy_alone(config, factory=refuse) == facts
 
 
+def test_environments_without_a_state_never_join_two_episodes(cluster, tmp_path, monkeypatch):
+    config, heads, cut = toy_config(tmp_path), [], []
+    load = DQNTrainer.load_learner
+
+    def load_and_look(trainer, *args):
+        load(trainer, *args)
+        cut.extend(trainer.replay.ended_before(head).all() for head in heads)
+        heads.append(trainer.replay.head)
+
+    monkeypatch.setattr(DQNTrainer, "load_learner", load_and_look)
+    with WorkerPool(config.ray, NoState) as pool:
+        for rounds in (8, 8):
+            with monkeypatch.context() as patch, pytest.raises(Stop):
+                interrupt(patch, rounds)
+                train_toy(config, pool)
+        train_toy(config, pool)
+    first, second = heads
+    assert 0 < first < second
+    assert cut == [True], "where the first restart cut, the second one finds it"
+
+
 class TestBrokenCheckpoints:
     @pytest.fixture
     def stopped(self, toy_pool, tmp_path, monkeypatch):
@@ -190,10 +220,52 @@ class TestBrokenCheckpoints:
         (checkpoint,) = (folder / "checkpoints").iterdir()
         shards = sorted((folder / "replay").iterdir())
         for path in (shards[0], checkpoint):
-            data = path.read_bytes()
-            path.write_bytes(data[: len(data) // 2])
-            with pytest.raises(CorruptFileError, match=path.name):
+            damage(path)
+            with pytest.raises(CorruptFileError, match=f"{path.name}.*; delete '{folder}' to"):
                 train_toy(config, toy_pool)
+
+    def test_the_checkpoint_before_a_damaged_one_is_a_place_to_continue(
+        self, reference, toy_pool, tmp_path, monkeypatch
+    ):
+        config = toy_config(tmp_path)
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            interrupt(patch, 20)
+            train_toy(config, toy_pool)
+        older, newest = checkpoints_of(RunDirectory.open(config), CELL)
+        damage(newest)
+        with pytest.raises(CorruptFileError, match=f"delete '{newest}' to go on from"):
+            train_toy(config, toy_pool)
+        newest.unlink()
+        train_toy(config, toy_pool)
+        assert weights(config) == weights(reference[0])
+        assert metrics(config) == metrics(reference[0])
+
+
+class OneAfterTheOther(Catch):
+    """The first of all workers to step goes on at once, the others wait."""
+
+    def __init__(self, mark, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mark, self.waited = mark, False
+
+    def step(self, actions):
+        if not self.waited:
+            self.waited = True
+            try:
+                os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                time.sleep(1.0)
+        return super().step(actions)
+
+
+def test_a_training_that_ends_while_a_checkpoint_waits_for_gradients_needs_none(cluster, tmp_path):
+    config = toy_config(tmp_path, 40, chunk=1, checkpoint_every=10, evaluate_every=1000)
+    ray_config = RayConfig(workers=3, envs_per_worker=4, cpus_per_worker=0.0)
+    config = config.model_copy(update={"ray": ray_config})
+    factory = functools.partial(OneAfterTheOther, str(tmp_path / "first"))
+    with WorkerPool(config.ray, factory) as pool:
+        facts = train_toy(config, pool, cell=Cell("a3c", "factors", 0))
+    assert facts["decisions"] == 40, "and the third worker was never sent work"
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "a3c"])

@@ -13,6 +13,7 @@ from darla.rundir import RunDirectory
 from darla.storage import append_jsonl
 
 RESAMPLES = 20_000
+KEYS = ("perception", "split", "seed", "domain")
 LABELS = {
     "darla": "DARLA",
     "pixels": "pixels, end to end",
@@ -46,7 +47,9 @@ class Again:
     def __init__(self, path: Path) -> None:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         found = {
-            (e["perception"], e["split"], e["seed"], e["domain"], e["layout_seed"][-1]): e["return"]
+            (e["perception"], e["split"], e["seed"], e["domain"], tuple(e["layout_seed"])): e[
+                "return"
+            ]
             for e in lines
         }
         layouts = sorted({key[4] for key in found})

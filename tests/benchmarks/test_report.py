@@ -117,6 +117,9 @@ def test_links_into_replays_are_relative(full_run: RunDirectory) -> None:
     worst = min(scores, key=lambda score: score.value)
     words = f"--cell dqn-darla-s{worst.seed} --domain {worst.domain} --episode {worst.episode} -o"
     assert words in text
+    elsewhere = replace(worst, suite="lab-single", value=worst.value - 100, episode=99)
+    append_jsonl(full_run.scores, [elsewhere.row()])
+    assert words in report(full_run), "an episode of another suite needs another command"
     (full_run.path / "replay").mkdir()
     (full_run.path / "replay" / "worst.html").write_text("<!doctype html>")
     text = report(full_run)
@@ -168,6 +171,23 @@ def test_a_model_card_says_what_was_trained_and_how(tmp_path: Path) -> None:
     assert "gamma 1000.0, capacity up to 5.0 nats" in card and "beta 1" not in card
     assert "but for copies that `fine-tuned` learns further" in card
     assert "(none of them is trained yet)" in card
+
+
+def test_a_model_card_names_the_models_that_there_are_and_no_other(tmp_path: Path) -> None:
+    words = ["agents.perceptions=[beta-vae]", "vision.vae.warm_start=false", f"runs={tmp_path}"]
+    run = RunDirectory.open(load_config("benchmark-dev", words))
+    write_report([run.path], run.report)
+    card = (run.path / "MODEL_CARD.md").read_text()
+    assert "`beta-vae`: a beta-VAE judged in pixels, 200 000 images, beta 0.3, 32" in card
+    assert "denoising" not in card and "`darla`" not in card
+    words = [f"runs={tmp_path}", "name=all", "vision.vae.objective=normalised"]
+    run = RunDirectory.open(load_config("benchmark-dev", words))
+    write_report([run.path], run.report)
+    card = (run.path / "MODEL_CARD.md").read_text()
+    assert "`dae`: a denoising autoencoder, 300 000 images" in card
+    assert "`darla`: a beta-VAE judged in the autoencoder's features, 200 000 images, norm" in card
+    assert "`entangled`: a beta-VAE judged in the autoencoder's features, 200 000" in card
+    assert "images, beta 0.01, 32 latents, begun from" in card
 
 
 @pytest.mark.parametrize("piece", ["scores.jsonl", "contamination.json"])

@@ -2,12 +2,20 @@ import re
 
 from benchmarks.sight import scalar, show_vision
 
+PROBE = {
+    "room": 0.99,
+    "room/chance": 0.54,
+    "room/visible": 0.98,
+    "room/visible/chance": 0.52,
+    "bearing": 18.1,
+    "altitude": 12.5,
+}
 REPORT = {
     "frames": {"train": 3800},
     "dae": {"pixels": 0.0177, "objects": 0.71, "objects/hat": 0.64},
     "vae": {"pixels": 0.2, "objects": 1.6, "objects/hat": 0.642, "through_dae/objects": 1.09},
     "latents": {"kl": 125.4, "kl_per_latent": [0.5, 4.0, 2.0, 1.0, 0.0], "active_units": 4},
-    "probe": {"room": 0.99, "room/chance": 0.54, "room/visible": 0.98, "bearing": 18.1},
+    "probe": PROBE,
     "fingerprint": "b9f5",
 }
 
@@ -27,7 +35,8 @@ def test_errors_stand_side_by_side() -> None:
 def test_probes_stand_beside_chance_with_their_units() -> None:
     rows = rows_of(show_vision(REPORT, {}))
     assert ["room", "0.99", "0.54", "accuracy"] in rows
-    assert ["room, where an object is in view", "0.98", "–", "accuracy"] in rows
+    assert ["room, where an object is in view", "0.98", "0.52", "accuracy"] in rows
+    assert ["altitude", "12.5", "–", "median error, in its unit"] in rows, "of a world of one's own"
     assert ["bearing", "18.1", "–", "median error, degrees"] in rows
 
 

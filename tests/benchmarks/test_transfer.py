@@ -288,6 +288,24 @@ def test_an_unfinished_cell_is_refused_unless_told_and_marked(run: RunDirectory)
         score(run, FakePlayer(), [*CELLS, begun])
 
 
+def test_no_score_is_lost_before_another_takes_its_place(run: RunDirectory) -> None:
+    begun, gone = Cell("dqn", "darla", 1), Cell("dqn", "darla", 2)
+    cells = [*CELLS, begun, gone]
+    for cell in (begun, gone):
+        checkpoint(run, cell, 4000)
+    score(run, FakePlayer(), cells, allow_unfinished=True)
+    before = run.scores.read_bytes()
+    checkpoint(run, begun, 8000)
+    shutil.rmtree(run.agent(gone.id) / "checkpoints")
+    with pytest.raises(MissingFileError, match="dqn-darla-s1, dqn-darla-s2"):
+        score(run, FakePlayer(), cells)
+    score(run, FakePlayer(), CELLS, allow_unfinished=True)
+    assert run.scores.read_bytes() == before
+    score(run, FakePlayer(), cells, allow_unfinished=True)
+    kept = {(item.seed, item.decisions) for item in read_scores(run) if UNFINISHED in item.tags}
+    assert kept == {(1, 8000), (2, 4000)}
+
+
 def test_scores_of_an_unfinished_cell_give_way_when_it_is_trained_further(run) -> None:
     begun = Cell("dqn", "darla", 1)
 

@@ -337,6 +337,25 @@ def test_the_stages_one_by_one_are_the_run(config, stages, capsys):
     assert stages.done == [*ALL, "transfer"]
 
 
+def test_two_processes_never_score_one_run(config, stages, capsys):
+    darla("run", config)
+    program = (
+        "import sys\n"
+        "from darla.rundir import RunDirectory\n"
+        "with RunDirectory.load('runs/tiny').alone('transfer'):\n"
+        "    print('begun', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"begun\n"
+        capsys.readouterr()
+        assert darla("transfer", config, "--protocol", "lab-single") == 2
+        assert "another process is at work on 'transfer'" in capsys.readouterr().err
+        other.communicate()
+    assert darla("transfer", config, "--protocol", "lab-single") == 0
+
+
 def test_a_run_is_scored_on_another_protocol(config, stages, capsys):
     darla("run", config)
     stages.done.clear()

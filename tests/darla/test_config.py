@@ -88,6 +88,8 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
         ("vision.vae.betta=2", "unknown key 'vision.vae.betta' (did you mean 'vision.vae.beta'?)"),
         ("agent.seeds=[1]", "unknown key 'agent.seeds' (did you mean 'agents.seeds'?)"),
         ("zzzz=1", "unknown key 'zzzz'"),
+        ("agents.seeds=[0,1,0]", "agents.seeds names 0 twice; name each once"),
+        ("agents.perceptions=[dae,dae]", "agents.perceptions names dae twice; name each once"),
         ("agents.seeds.first=1", "unknown key 'agents.seeds.first'"),
         ("frames.count=many", "'frames.count' must be an integer >= 4, not the text 'many'"),
         ("frames.count=1.5", "'frames.count' must be an integer >= 4, not 1.5"),

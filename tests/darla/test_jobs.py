@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from darla.config import load_config
 from darla.errors import ConfigError, DependencyError
-from darla.jobs import CONFIG_FILE, PACKAGES, _stage, pinned_requirements, submit
+from darla.jobs import CONFIG_FILE, PACKAGES, _stage, follow, pinned_requirements, submit
 from darla.rundir import RunDirectory
 from darla.storage import read_jsonl
 
@@ -46,6 +46,52 @@ def config(tmp_path):
 def test_a_run_that_the_nodes_would_not_share_is_refused(config):
     with pytest.raises(ConfigError, match="runs is 'runs', .*; give runs=/FOLDER on storage"):
         submit(load_config(config), "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("frames.policy=runs/lab-quick/dqn-darla-s0", "give frames.policy=/FOLDER/RUN/CELL"),
+        ("environment.plugin=../my_suite.py", "give a file below this folder, which is uploaded"),
+    ],
+)
+def test_paths_that_lead_nowhere_in_a_job_are_refused(config, tmp_path, word, message):
+    with pytest.raises(ConfigError, match=message):
+        submit(load_config(config, [f"runs={tmp_path}", word]), "http://127.0.0.1:1")
+
+
+def test_a_plugin_below_this_folder_is_uploaded(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plugin, folder = tmp_path / "suites/mine.py", tmp_path / "staged"
+    plugin.parent.mkdir()
+    plugin.write_text("# nothing\n")
+    folder.mkdir()
+    _stage(load_config(config, ["environment.plugin=suites/mine.py"]), folder)
+    assert (folder / "suites/mine.py").read_text() == "# nothing\n"
+
+
+class BrokenClient:
+    """Stands for a dashboard that goes away while the log of a job is shown."""
+
+    def __init__(self, address):
+        """Answers at first."""
+
+    async def tail_job_logs(self, job):
+        yield "first line"
+        raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+
+def test_a_log_that_breaks_off_says_how_to_go_on(monkeypatch):
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", BrokenClient)
+    shown = []
+    with pytest.raises(DependencyError) as caught:
+        follow("job-1", "http://head:8265", shown.append)
+    assert shown == ["first line"]
+    assert str(caught.value) == (
+        "the log of job job-1 broke off, and the job may well go on (WebSocket connection closed "
+        "unexpectedly with close code 1006); type: ray job logs --follow --address "
+        "http://head:8265 job-1"
+    )
 
 
 def test_an_address_where_nobody_takes_jobs_is_one_line(config, tmp_path):

@@ -203,6 +203,20 @@ run.start("train/dqn-darla-s0")
     assert subprocess.run([*PYTHON, program], capture_output=True).returncode == 0
 
 
+def test_work_that_is_no_stage_can_be_done_alone(config):
+    run = RunDirectory.open(config)
+    program = f"""
+from darla.rundir import RunDirectory
+with RunDirectory.load({str(run.path)!r}).alone("transfer"):
+    print("alone")
+"""
+    with run.alone("transfer"):
+        other = subprocess.run([*PYTHON, program], capture_output=True, text=True)
+        assert "another process is at work on 'transfer'" in other.stderr
+    done = subprocess.run([*PYTHON, program], capture_output=True, text=True)
+    assert done.stdout == "alone\n" and run.status()["stages"] == {}
+
+
 def test_kill_9_leaves_a_stage_that_can_be_continued(config):
     run = RunDirectory.open(config)
     program = f"""

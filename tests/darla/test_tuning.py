@@ -9,7 +9,7 @@ from darla.cluster import ray_session
 from darla.config import Config, RayConfig
 from darla.errors import ConfigError, DarlaError
 from darla.rundir import RunDirectory
-from darla.storage import append_jsonl, read_jsonl, write_json
+from darla.storage import append_jsonl, read_jsonl, write_json, write_text
 from darla.tuning import make_variants, outcome_table, outcomes, sweep
 
 YAML = "name: tiny\nray: {workers: 1, cpus_per_worker: 0.5}\n"
@@ -53,6 +53,8 @@ def test_every_combination_is_a_run_with_a_name_of_its_own(variants):
         (["vision.vae.betta=[4]"], None, "did you mean 'vision.vae.beta'"),
         (["vision.vae.beta=[4,-1]"], None, "'vision.vae.beta' must be a number >= 0"),
         (["vision.vae.beta=[4,4]"], None, "two trials would be the same run"),
+        (["ray.workers=[1,2]"], None, "'ray.workers' cannot vary: all trials of a sweep share"),
+        (["runs=[a,b]"], None, "'runs' cannot vary"),
         (["vision.seed=[1]", "vision.seed=[2]"], None, "two trials would be the same run"),
     ],
 )
@@ -120,6 +122,23 @@ def test_a_trial_that_loses_its_process_goes_on_and_a_repeated_sweep_repeats_not
     assert "tiny-seed-0: finished" in said and "tiny-seed-2: failed" in said
     assert sweep(made[:2], work, cpus=0.5, gpus=0.0, quiet=True) == {}
     assert [steps(variant) for variant in made[:2]] == [[0, 1, 2], [0, 1, 2]]
+
+
+def collect(config: Config) -> None:
+    """Makes frames where there are none."""
+    run = RunDirectory.open(config)
+    frames = run.frames / "train-00000.safetensors"
+    if not frames.exists():
+        write_text(frames, f"made by {config.name}")
+
+
+def test_trials_take_the_frames_that_another_one_has_made(cluster, variants, tmp_path):
+    grid = "vision.vae.beta=[1,4]"
+    first, second = variants([grid])
+    assert sweep([first], collect, cpus=0.5, gpus=0.0, quiet=True) == {}
+    assert sweep([first, second], collect, cpus=0.5, gpus=0.0, quiet=True) == {}
+    frames = tmp_path / second.config.name / "frames" / "train-00000.safetensors"
+    assert frames.read_text() == f"made by {first.config.name}"
 
 
 def test_a_trial_that_fits_nowhere_is_refused(cluster, variants):

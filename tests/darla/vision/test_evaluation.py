@@ -160,6 +160,41 @@ def test_probes_are_scored_on_frames_that_they_were_not_fitted_to(frames):
     assert result["room"] < 0.65 and result["bearing"] > 3
 
 
+def test_probes_are_read_in_later_walks_than_they_were_fitted_to(frames):
+    later = np.arange(len(frames)) >= len(frames) // 2
+    labels = frames.labels
+    sign = np.where(later, -1, 1)
+    domain, bearing = (labels["domain"] * 2 - 1) * sign, labels["bearing"] * sign
+    latents = np.stack([domain, bearing], axis=1).astype(np.float32)
+    result = probe(latents, frames)
+    assert result["room"] < 0.1, "a random half would show both relations"
+    assert result["bearing"] > 1.5 * np.median(np.abs(labels["bearing"]))
+
+
+def test_what_is_asked_of_objects_is_asked_where_one_is_in_view(frames):
+    hidden = np.random.default_rng(3).random(len(frames)) < 0.4
+    kind = np.random.default_rng(4).integers(0, 2, len(frames))
+    kinds = frames.labels["kinds"].copy()
+    kinds[hidden] = -1
+    bearing = np.where(hidden, 1e4, frames.labels["bearing"])
+    labels = {**frames.labels, "kinds": kinds, "kind": kind, "bearing": bearing}
+    latents = np.stack([np.where(hidden, 0, kind * 2 - 1), frames.labels["bearing"]], axis=1)
+    result = probe(latents.astype(np.float32), dataclasses.replace(frames, labels=labels))
+    assert result["kind"] > 0.98 and result["bearing"] < 0.1
+
+
+def test_scores_of_walks_are_not_helped_by_neighbours(frames):
+    """Latents that only tell which walk a frame is of, eight frames each."""
+    walk = np.arange(len(frames)) // 8
+    rng = np.random.default_rng(5)
+    latents = rng.normal(size=(walk.max() + 1, 4))[walk]
+    labels = dict(frames.labels)
+    labels["domain"] = rng.integers(0, 2, walk.max() + 1)[walk]
+    labels["bearing"] = rng.normal(size=walk.max() + 1)[walk] * 20
+    scores = factor_scores(latents, dataclasses.replace(frames, labels=labels))
+    assert scores["dci_forest/informativeness"] < 0.35
+
+
 def test_an_object_of_few_pixels_is_not_in_view(frames):
     kinds = frames.labels["kinds"].copy()
     for i in range(200):

@@ -173,6 +173,21 @@ def test_modularity_of_a_latent_that_tells_two_factors():
     assert modularity(latents, three) == pytest.approx(0.875)
 
 
+def test_the_gap_is_relative_to_the_entropy_of_each_factor() -> None:
+    skewed = (np.random.default_rng(2).random(4_000) < 0.05).astype(int)
+    factors = np.stack([skewed, np.arange(4_000) % 4], axis=1)
+    assert mutual_information_gap(factors.astype(float), factors) == pytest.approx(1.0, abs=0.02)
+
+
+def test_disentanglement_is_weighted_by_how_much_a_latent_matters() -> None:
+    rng = np.random.default_rng(3)
+    factors = rng.integers(4, size=(4_000, 2))
+    mixed = factors.sum(1) + 2.0 * rng.normal(size=4_000)  # tells both factors, and little
+    latents = np.column_stack([standard(factors), mixed])
+    dci = dci_forest(latents, factors, rng)
+    assert dci["dci_forest/disentanglement"] > 0.95
+
+
 def test_informativeness_is_of_what_the_forest_was_not_fitted_to(factors):
     latents = np.random.default_rng(2).normal(size=(len(factors), 5))
     assert dci_forest(latents, factors, rng(), nominal=(0,))["dci_forest/informativeness"] < 0.12

@@ -60,6 +60,25 @@ def one_channel_step(compilation: str) -> tuple[float, torch.Tensor]:
     return loss, torch.cat([parameter.detach().flatten() for parameter in vae.parameters()])
 
 
+@pytest.mark.parametrize("layer", ["output", "bottleneck"])
+def test_bfloat16_gives_the_loss_and_the_gradients_of_float32(layer: str) -> None:
+    vae, dae, batch = VAE(64), DAE(64), pictures()
+    for stream, model in enumerate((dae, vae)):
+        seed_weights(model, 0, stream, he=True)
+    config = VAEConfig(reconstruction="dae", layer=layer)
+    objective = make_objective(config, vae, dae, 3 * 64**2)
+    noise = objective.draw(len(batch), 64, generator(), 0.0)
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss, _ = objective.loss(batch, *noise)
+        gradients = torch.autograd.grad(loss, list(vae.parameters()), allow_unused=True)
+        found.append((loss.item(), torch.cat([g.flatten() for g in gradients if g is not None])))
+    (exact, gradient), (rounded, close) = found
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert torch.nn.functional.cosine_similarity(gradient, close, dim=0) > 0.99
+
+
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_a_compiled_step_is_the_step() -> None:
     (eager, weights), (compiled, others) = (one_channel_step(how) for how in ("off", "on"))

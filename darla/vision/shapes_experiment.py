@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from darla.rundir import RunDirectory
 
-WATCHED = 2_000
-"""Pictures on which latents are followed during the training."""
+WATCHED = 8_000
+"""Pictures on which latents are followed during the training; of fewer, noise tells something."""
 NOMINAL = (0,)
 """The factor without an order: shape."""
 TOLD = 0.1

@@ -13,6 +13,9 @@ from darla.errors import ConfigError, DependencyError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import read_json, read_jsonl
 from darla.vision import shapes, shapes_experiment, training
+from darla.vision.evaluation import posterior
+from darla.vision.metrics import beta_vae_score
+from darla.vision.pretrain import make_vae, seed_weights
 from darla.vision.shapes_experiment import (
     ShapePictures,
     check_shapes,
@@ -73,6 +76,17 @@ def test_held_out_are_hearts_in_the_upper_right() -> None:
     assert (middle_row < 33).all() and (middle_column > 31).all()
 
 
+def untrained_score(config: Config) -> float:
+    """The beta-VAE score of the network before its training, over all factors but shape."""
+    rng = np.random.default_rng(config.vision.seed)
+    pictures = ShapePictures(config.shapes, np.flatnonzero(~held_out()), torch.device("cpu"))
+    chosen = rng.choice(pictures.indices, config.shapes.sample)
+    vae = make_vae(config, channels=1)
+    seed_weights(vae, config.vision.seed, 1)
+    latents, _ = posterior(vae, pictures.at(chosen))
+    return beta_vae_score(latents, shapes.factors_of(chosen)[:, 1:], rng)
+
+
 def test_the_experiment_reports_scores_entries_and_inference(config: Config) -> None:
     run = RunDirectory.open(config)
     report = train_shapes(config, run, quiet=True)
@@ -81,6 +95,7 @@ def test_the_experiment_reports_scores_entries_and_inference(config: Config) -> 
     assert 0.25 <= report["disentanglement"]["beta_vae/continuous"] <= 1
     assert set(report["inference"]) == {"seen", "held_out"}
     assert report["inference"]["seen"]["x"] < 8
+    assert report["untrained"] == untrained_score(config)
     rows = read_jsonl(run.vision / "metrics.jsonl")
     assert [row["capacity"] for row in rows] == sorted(row["capacity"] for row in rows)
     assert rows[-1]["capacity"] == pytest.approx(8 * 29 / 30, abs=1e-3)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from ray import tune
@@ -306,7 +306,8 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     figures = ("object error", "KL", "active units", "probe", "MIG", "beta-VAE score")
     for name in (*rows[0]["varied"], "vision", *figures, "policy", "source", "target"):
-        table.add_column(name, justify="left" if name in ("vision", "policy") else "right")
+        justify: Literal["left", "right"] = "left" if name in ("vision", "policy") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     no_vision, no_policy = ["–"] * (1 + len(figures)), ["–"] * 3
     for row in rows:
         visions = {vision["perception"]: _vision_cells(vision) for vision in row["visions"]}

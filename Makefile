@@ -28,8 +28,8 @@ help:  ## Say what there is to make
 transfer: install gl  ## See, act, transfer: the whole experiment on two cores, with a report (CONFIG=lab-quick ARGS=)
 	$(BIN)/darla run $(CONFIG) $(ARGS)
 
-test: tools gl browser  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+test: tools gl browser  ## Run the tests, in two processes (ARGS=)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 smoke: install gl  ## The whole pipeline at its smallest, in a folder that is thrown away
 	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && $(BIN)/darla run lab-smoke runs="$$runs" $(ARGS)

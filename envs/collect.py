@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -152,25 +153,25 @@ def explore(
     """
     seeds = np.random.SeedSequence([config.frames.seed, SPLITS.index(split), number])
     layout_seed, walk_seed = (int(word) for word in seeds.generate_state(2))
-    vector = make_vector(config.environment, domains, ROOMS, seed=layout_seed)
-    maps = getattr(vector, "object_maps", None) if split == "validation" else None
-    read_labels = getattr(vector, "labels", dict)
-    walker = make_walker(vector, np.random.default_rng(walk_seed))
-    options = {"start": "anywhere"} if walker.anywhere else {}
     pictures: list[np.ndarray] = []
     rows: list[dict[str, np.ndarray]] = []
-    for decision in range(walker.stride * math.ceil(count / ROOMS)):
-        if decision == 0 or (walker.anywhere and decision % config.frames.segment == 0):
-            observation, info = vector.reset(options=options)
-            ended = np.ones(ROOMS, bool)
-        if decision % walker.stride == 0:
-            pictures.append(observation)
-            rows.append({"domain": info["domain"], **read_labels()})
-            if maps is not None:
-                rows[-1]["kinds"], rows[-1]["background"] = maps()
-        actions = walker.act(observation, info, ended)
-        observation, _, terminated, truncated, info = vector.step(actions)
-        ended = terminated | truncated
+    with closing(make_vector(config.environment, domains, ROOMS, seed=layout_seed)) as vector:
+        maps = getattr(vector, "object_maps", None) if split == "validation" else None
+        read_labels = getattr(vector, "labels", dict)
+        walker = make_walker(vector, np.random.default_rng(walk_seed))
+        options = {"start": "anywhere"} if walker.anywhere else {}
+        for decision in range(walker.stride * math.ceil(count / ROOMS)):
+            if decision == 0 or (walker.anywhere and decision % config.frames.segment == 0):
+                observation, info = vector.reset(options=options)
+                ended = np.ones(ROOMS, bool)
+            if decision % walker.stride == 0:
+                pictures.append(observation)
+                rows.append({"domain": info["domain"], **read_labels()})
+                if maps is not None:
+                    rows[-1]["kinds"], rows[-1]["background"] = maps()
+            actions = walker.act(observation, info, ended)
+            observation, _, terminated, truncated, info = vector.step(actions)
+            ended = terminated | truncated
     labels = {key: np.concatenate([row[key] for row in rows])[:count] for key in rows[0]}
     return np.concatenate(pictures)[:count], labels
 

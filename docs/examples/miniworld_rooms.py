@@ -32,7 +32,8 @@ class Room(OneRoom):
         params.set("turn_step", 10 * frame_skip)
         params.set("cam_fov_y", 80)
         params.set("cam_pitch", -10)
-        super().__init__(5, 60, obs_width=size, obs_height=size, params=params)
+        shape = {"obs_width": size, "obs_height": size, "window_width": 64, "window_height": 64}
+        super().__init__(5, 60, params=params, **shape)  # no large window, which none looks at
 
     def set_domain(self, domain: Domain) -> None:
         """Takes the looks of another domain from the next episode on."""

@@ -13,7 +13,7 @@ from darla.errors import ConfigError, CorruptFileError
 from darla.frames import load_frames, shard_path
 from darla.rundir import RunDirectory
 from darla.storage import read_json
-from envs import registry
+from envs import collect, make_vector, registry
 from envs.collect import (
     ROOMS,
     TURN_AWAY,
@@ -62,6 +62,18 @@ def config(tmp_path: Path) -> Config:
         "ray": {"workers": 1},
     }
     return Config.model_validate(tree)
+
+
+def test_the_environments_of_a_shard_are_closed(config: Config, monkeypatch) -> None:
+    made = []
+
+    def make_and_keep(*args, **options):
+        made.append(make_vector(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(collect, "make_vector", make_and_keep)
+    explore(config, DOMAINS, "train", 0, ROOMS)
+    assert [vector.closed for vector in made] == [True]
 
 
 def test_the_plan_covers_every_frame_once(config: Config) -> None:

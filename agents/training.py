@@ -219,9 +219,10 @@ def _load(trainer: Trainer, found: Sequence[Path], store: Path) -> int:
     try:
         return trainer.load(found[-1], store)
     except CorruptFileError as error:
-        anew = f"delete '{found[-1].parent.parent}' to train it anew"
-        older = f"delete '{found[-1]}' to go on from the checkpoint before, or " * (len(found) > 1)
-        raise CorruptFileError(f"{error}; {older}{anew}") from error
+        remedy = f"delete '{found[-1].parent.parent}' to train it anew"
+        if len(found) > 1:
+            remedy = f"delete '{found[-1]}' to go on from the checkpoint before, or {remedy}"
+        raise CorruptFileError(f"{error}; {remedy}") from error
 
 
 def _prune(found: Sequence[Path], store: Path, trainer: Trainer) -> None:

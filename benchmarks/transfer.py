@@ -223,6 +223,7 @@ def score(
         _refuse(run, [cell for cell in unfinished if cell in pending or cell in marked])
     if not pending:
         return
+    # Only now do scores give way, and only those of cells that are about to be played.
     kept = [item for item in table if item.key in done or item.cell not in pending]
     if len(kept) < len(table):
         write_jsonl(run.scores, [item.row() for item in kept])

@@ -25,6 +25,7 @@ import torch
 from agents.cells import Cell, training_domains
 from darla.config import Config
 from darla.frames import frames_digest, picture_shards
+from darla.perception import needs_vision
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_json
 from envs.collect import explore
@@ -69,6 +70,7 @@ def check_contamination(
     if known.get("frames", "") != digest or "reference" not in known:
         known = {"frames": digest, "reference": None, "targets": {}}
     own = suite_of(config)
+    seen = own.d_u if digest is not None or needs_vision(config) else ()
     pending = {
         domain
         for suite in suites
@@ -84,7 +86,7 @@ def check_contamination(
                 domain,
                 suite.tags(domain),
                 trained=trained,
-                vision=own.d_u,
+                vision=seen,
                 measures=measured.get(domain) or before[domain.id],
             )
             for domain in suite.d_t
@@ -107,7 +109,7 @@ def judge(
         domain: The target.
         tags: Its tags in the suite.
         trained: Domains that each cell learned in, by the cell's id.
-        vision: D_U.
+        vision: Domains whose frames a vision saw: D_U, or none where the run has no vision.
         measures: `nearest`, `median` and `duplicates`, as `compare` returns them.
     """
     cells = [cell for cell, domains in trained.items() if domain in domains]

@@ -33,6 +33,7 @@ from benchmarks.svg import swatch
 from benchmarks.tables import format_estimate, format_share, grouped, markdown_table, number
 from darla.config import Config, to_yaml
 from darla.errors import DarlaError, MissingFileError
+from darla.perception import needs_vision
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_text
 from envs.registry import suite_of
@@ -92,6 +93,7 @@ class Page:
         curves: (algorithm, figure) of learning curves.
         reconstructions: Inputs and what each model makes of them, one picture per vision.
         traversals: Latents moved one at a time, one picture per vision.
+        sees: Whether there is a vision, or will be one.
         vision: Figures and tables of `vision/report.json`.
         domains: Contact sheet.
         contamination: (target, what `contamination.json` says of it).
@@ -111,6 +113,7 @@ class Page:
     curves: list[tuple[str, Markup]] = field(default_factory=list)
     reconstructions: list[Picture] = field(default_factory=list)
     traversals: list[Picture] = field(default_factory=list)
+    sees: bool = True
     vision: Markup | None = None
     domains: Picture | None = None
     contamination: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
@@ -194,6 +197,7 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.traversals = _pictures(
         run, "traversals", "Decoded pictures while one latent at a time is moved", page
     )
+    page.sees = needs_vision(run.config) or (run.frames / "index.json").exists()
     page.vision = _vision(run, status, page)
     page.domains = _picture(run.path / "domains.png", "Frames of every domain, with its tags", page)
     page.contamination = _contamination(run, page)

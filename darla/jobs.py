@@ -44,23 +44,7 @@ def submit(config: Config, address: str, *, pip: bool = False) -> str:
         DependencyError: nothing answers at the address, the cluster refuses the token, or, with
             `pip`, this machine does not know its versions since the project is not installed.
     """
-    if not Path(config.runs).is_absolute():
-        raise ConfigError(
-            f"runs is '{config.runs}', which a job would make in a temporary folder of its own; "
-            "give runs=/FOLDER on storage that all nodes share"
-        )
-    policy, plugin = config.frames.policy, config.environment.plugin
-    if "/" in policy and not Path(policy).is_absolute():
-        raise ConfigError(
-            f"frames.policy is '{policy}', which a job would look for in a temporary folder of its "
-            "own; give frames.policy=/FOLDER/RUN/CELL on storage that all nodes share"
-        )
-    if plugin is not None and ".." in Path(plugin).parts:
-        raise ConfigError(
-            f"environment.plugin is '{plugin}', which a job would look for in a temporary folder "
-            "of its own; give a file below this folder, which is uploaded, or "
-            "environment.plugin=/FOLDER/FILE.py on storage that all nodes share"
-        )
+    _check_paths(config)
     with tempfile.TemporaryDirectory() as folder:
         _stage(config, Path(folder))
         environment: dict[str, Any] = {"working_dir": folder}
@@ -131,6 +115,26 @@ def pinned_requirements() -> list[str]:
             version = metadata.version(requirement.name).partition("+")[0]
             pins.append(f"{requirement.name}{extras}=={version}")
     return pins
+
+
+def _check_paths(config: Config) -> None:
+    """Refuses paths that lead nowhere in the temporary folder of a job."""
+    runs, policy, plugin = config.runs, config.frames.policy, config.environment.plugin
+    lost = []
+    if not Path(runs).is_absolute():
+        lost.append(("runs", runs, "runs=/FOLDER"))
+    if "/" in policy and not Path(policy).is_absolute():
+        lost.append(("frames.policy", policy, "frames.policy=/FOLDER/RUN/CELL"))
+    if plugin is not None and ".." in Path(plugin).parts:
+        instead = "a file below this folder, which is uploaded, or environment.plugin=/FOLDER/FILE.py"
+        lost.append(("environment.plugin", plugin, instead))
+    if lost:
+        refusals = (
+            f"{key} is '{value}', which a job would have in a temporary folder of its own: give "
+            f"{instead} on storage that all nodes share"
+            for key, value, instead in lost
+        )
+        raise ConfigError("; ".join(refusals))
 
 
 def _stage(config: Config, folder: Path) -> None:

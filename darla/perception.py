@@ -42,6 +42,11 @@ BLIND = ("pixels", "pixels+augmentation", "domain-randomisation", "factors", "ra
 """Perceptions that do not wait for the vision of stage 1."""
 
 
+def needs_vision(config: Config) -> bool:
+    """Whether any policy of a run sees through a vision; where none does, it has no stage 1."""
+    return any(name not in BLIND for name in config.agents.perceptions)
+
+
 @dataclass(frozen=True)
 class Start:
     """An encoder that a policy starts from and learns further.

@@ -41,15 +41,19 @@ def run_stage_one(config: Config, quiet: bool = True) -> dict[str, Any]:
 
 
 def run_stages(config: Config, quiet: bool = True) -> dict[str, Any]:
-    """Does what is left of the three stages and the report; returns the results."""
-    from darla.perception import BLIND
+    """Does what is left of the three stages and the report; returns the results.
+
+    Where no perception sees through a vision, there is no stage 1.
+    """
+    from darla.perception import BLIND, needs_vision
 
     cells = _checked_cells(config)
     with open_run(config) as run:
         check_room(run)
-        with _trained_beside(run, cells, quiet):
-            pretrain(run, quiet)
-            train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
+        if needs_vision(config):
+            with _trained_beside(run, cells, quiet):
+                pretrain(run, quiet)
+                train(run, [cell for cell in cells if cell.perception not in BLIND], quiet)
         train(run, cells, quiet)
         results = transfer(run, cells, quiet)
         _report(run)
@@ -73,6 +77,7 @@ def run_benchmark(
     """
     from agents.parallel import slots_of
     from darla.cluster import ray_session
+    from darla.perception import needs_vision
     from envs.registry import protocol_of
 
     suites = [protocol_of(config, name) for name in protocols]
@@ -83,7 +88,8 @@ def run_benchmark(
         with open_run(config, create=not allow_unfinished) as run:
             if not allow_unfinished:
                 check_room(run)
-                pretrain(run, quiet)
+                if needs_vision(config):
+                    pretrain(run, quiet)
                 train_side_by_side(run, cells, quiet)
             results = transfer(run, cells, quiet, suites=suites, allow_unfinished=allow_unfinished)
             _report(run)

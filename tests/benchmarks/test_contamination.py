@@ -17,7 +17,7 @@ from benchmarks.contamination import (
     thumbnails,
     verdict,
 )
-from darla.config import Config, FramesConfig
+from darla.config import AgentsConfig, Config, FramesConfig
 from darla.frames import save_shard, shard_path, write_index
 from darla.rundir import RunDirectory
 from darla.storage import read_json
@@ -150,6 +150,14 @@ def test_without_frames_of_stage_1_domains_are_still_compared(tmp_path: Path) ->
     (target,) = found["targets"]["lab"].values()
     assert target["nearest"] is None and 0.0 < target["duplicates"] < 0.5
     assert verdict(found, "lab") == "contamination of lab: none of 1 targets flagged"
+    assert target["seen_by_vision"], "it will be: a policy sees through a vision of D_U"
+
+
+def test_where_no_policy_sees_through_a_vision_none_has_seen_the_target(tmp_path: Path) -> None:
+    config = Config(name="r", runs=str(tmp_path), agents=AgentsConfig(perceptions=["pixels"]))
+    found = check_contamination(config, RunDirectory.open(config), [], [PAPER])
+    (target,) = found["targets"]["lab"].values()
+    assert not target["seen_by_vision"]
 
 
 def test_half_of_duplicates_is_not_more_than_half():

@@ -173,6 +173,18 @@ def test_a_model_card_says_what_was_trained_and_how(tmp_path: Path) -> None:
     assert "(none of them is trained yet)" in card
 
 
+def test_a_run_without_a_vision_says_so_and_describes_none(tmp_path: Path) -> None:
+    words = ["agents.perceptions=[pixels,factors]", f"runs={tmp_path}"]
+    run = RunDirectory.open(load_config("lab-smoke", words))
+    write_report([run.path], run.report)
+    card, page = (run.path / "MODEL_CARD.md").read_text(), run.report.read_text()
+    assert "**Vision**: none" in card and "autoencoder" not in card
+    assert "frames of" not in card and "share one vision" not in card
+    assert "**Policies** (stage 2): dqn" in card
+    assert "No policy of this run sees through a vision" in page
+    assert "no reconstructions" not in page
+
+
 def test_a_model_card_names_the_models_that_there_are_and_no_other(tmp_path: Path) -> None:
     words = ["agents.perceptions=[beta-vae]", "vision.vae.warm_start=false", f"runs={tmp_path}"]
     run = RunDirectory.open(load_config("benchmark-dev", words))

@@ -205,6 +205,13 @@ def test_cells_without_vision_train_beside_it_and_what_is_left_is_done_after(
     assert len(Beside.started) == 1, "the vision is there, nothing waits for it"
 
 
+@pytest.mark.parametrize("command", [["run", "tiny.yaml"], ["benchmark", "--tier", "smoke"]])
+def test_a_run_whose_perceptions_see_through_no_vision_has_no_stage_one(config, stages, command):
+    assert darla(*command, "agents.perceptions=[pixels,factors,random]") == 0
+    assert "transfer" in stages.done
+    assert not {"frames", "vision"} & set(stages.done)
+
+
 def test_the_second_process_ends_with_the_first(tmp_path):
     program = (
         "import subprocess, sys, time\n"

@@ -126,7 +126,8 @@ def _check_paths(config: Config) -> None:
     if "/" in policy and not Path(policy).is_absolute():
         lost.append(("frames.policy", policy, "frames.policy=/FOLDER/RUN/CELL"))
     if plugin is not None and ".." in Path(plugin).parts:
-        instead = "a file below this folder, which is uploaded, or environment.plugin=/FOLDER/FILE.py"
+        below = "a file below this folder, which is uploaded"
+        instead = f"{below}, or environment.plugin=/FOLDER/FILE.py"
         lost.append(("environment.plugin", plugin, instead))
     if lost:
         refusals = (

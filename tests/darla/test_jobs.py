@@ -44,8 +44,14 @@ def config(tmp_path):
 
 
 def test_a_run_that_the_nodes_would_not_share_is_refused(config):
-    with pytest.raises(ConfigError, match="runs is 'runs', .*; give runs=/FOLDER on storage"):
+    with pytest.raises(ConfigError, match="runs is 'runs', .*: give runs=/FOLDER on storage"):
         submit(load_config(config), "http://127.0.0.1:1")
+
+
+def test_all_paths_that_lead_nowhere_are_named_at_once(config):
+    words = ["frames.policy=runs/lab-quick/dqn-darla-s0", "environment.plugin=../my_suite.py"]
+    with pytest.raises(ConfigError, match=r"runs is .*; frames\.policy is .*; environment\.plugin"):
+        submit(load_config(config, words), "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from agents.acting import observe, observe_final
 from agents.cells import perception_of
-from darla.config import PerceptionName
+from darla.config import OWN, PERCEPTIONS
 from darla.errors import ConfigError, did_you_mean
 from darla.perception import Perception
 from darla.rundir import RunDirectory
@@ -36,10 +36,10 @@ def perception_from_run(path: str | Path, name: str = "darla", seed: int = 0) ->
         ConfigError: There is no such perception, or the run's vision is of another kind.
         MissingFileError: There is no run directory, or its vision is not trained yet.
     """
-    names = get_args(PerceptionName)
-    if name not in names:
+    if name not in PERCEPTIONS and not name.startswith(OWN):
         raise ConfigError(
-            f"unknown perception '{name}'{did_you_mean(name, names)}; there are {', '.join(names)}"
+            f"unknown perception '{name}'{did_you_mean(name, PERCEPTIONS)}; there are "
+            f"{', '.join(PERCEPTIONS)} and {OWN}NAME"
         )
     return perception_of(RunDirectory.load(path), name, seed)
 

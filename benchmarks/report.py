@@ -31,7 +31,7 @@ from benchmarks.sentences import chosen
 from benchmarks.sight import show_vision
 from benchmarks.svg import swatch
 from benchmarks.tables import format_estimate, format_share, grouped, markdown_table, number
-from darla.config import Config, to_yaml
+from darla.config import OWN, Config, to_yaml
 from darla.errors import DarlaError, MissingFileError
 from darla.perception import needs_vision
 from darla.rundir import RunDirectory
@@ -321,6 +321,9 @@ def _models(config: Config) -> list[str]:
 
     lines = []
     for name in models_of(config):
+        if name.startswith(OWN):
+            lines.append(f"`{name}`: registered by {config.environment.plugin}")
+            continue
         images = grouped(optimisation_of(config, name).images)
         if name == "dae":
             lines.append(f"`dae`: a denoising autoencoder, {images} images")

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticUndefined, core_schema
 
 from darla.errors import ConfigError, did_you_mean
 
@@ -29,7 +29,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
-PerceptionName = Literal[
+OWN = "own-"
+"""How the names of perceptions begin that a plugin registers (`darla.vision.own`)."""
+PERCEPTIONS = (
     "darla",
     "fine-tuned",
     "entangled",
@@ -40,7 +42,31 @@ PerceptionName = Literal[
     "domain-randomisation",
     "factors",
     "random",
-]
+)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a text that is one of some names, or begins like those that come from elsewhere."""
+
+    names: tuple[str, ...]
+    beginning: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Lets pydantic check the text."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, given: str) -> str:
+        if given in self.names or re.fullmatch(f"{self.beginning}[a-z0-9-]+", given):
+            return given
+        raise PydanticCustomError("one_of", "not among the names")
+
+    def __str__(self) -> str:
+        """Returns the names in words."""
+        return f"{_one_of(self.names)} or {self.beginning}NAME"
+
+
+PerceptionName = Annotated[str, OneOf(PERCEPTIONS, OWN)]
 AlgorithmName = Literal["dqn", "a3c", "unreal", "ec"]
 
 
@@ -89,8 +115,8 @@ class EnvironmentConfig(Section):
     id: str = Field("darla/Lab-v0", description="Gymnasium id of the environment.")
     plugin: PathText | None = Field(
         None,
-        description="Python file (.py) or module of your own that registers `id` and its suites; "
-        "null for those that are built in or installed.",
+        description="Python file (.py) or module of your own that registers `id`, suites or "
+        "visions; null where all is built in or installed.",
     )
     size: int = Field(
         64, ge=16, le=512, description="Height and width of an observation in pixels."
@@ -451,7 +477,8 @@ class AgentsConfig(Section):
     perceptions: tuple[PerceptionName, ...] = Field(
         ("darla", "pixels", "factors", "random"),
         min_length=1,
-        description="Perceptions to train on.",
+        description="Perceptions to train on; own-NAME is a vision that `environment.plugin` "
+        "registers.",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Seeds.")
     decisions: PositiveInt = Field(120_000, description="Decisions in D_S, over all environments.")
@@ -777,6 +804,7 @@ def _fault(details: ErrorDetails) -> str:
         annotation, metadata = _unwrapped(get_args(annotation)[0])
     given = details["input"]
     names = [value for value in get_args(annotation) if isinstance(value, str)]
+    names += [name for item in metadata if isinstance(item, OneOf) for name in item.names]
     hint = did_you_mean(given, names) if isinstance(given, str) else ""
     return f"'{key}' must be {_allowed(annotation, metadata)}, not {_given(given)}{hint}"
 
@@ -832,7 +860,10 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     if origin is Annotated:
         return _allowed(*_unwrapped(annotation))
     if origin is Literal:
-        return "one of " + ", ".join(f"'{value}'" for value in get_args(annotation))
+        return _one_of(get_args(annotation))
+    named = next((item for item in metadata if isinstance(item, OneOf)), None)
+    if named is not None:
+        return str(named)
     if origin is tuple:
         empty = "" if any(getattr(item, "min_length", 0) for item in metadata) else ", maybe empty"
         return f"a list{empty}, each {_allowed(get_args(annotation)[0], ())}"
@@ -845,6 +876,10 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
         return f"a section with the keys {', '.join(annotation.model_fields)}"
     words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
     return words[annotation] + _range(metadata)
+
+
+def _one_of(names: Iterable[Any]) -> str:
+    return "one of " + ", ".join(f"'{name}'" for name in names)
 
 
 def _range(metadata: Sequence[Any]) -> str:

@@ -16,6 +16,7 @@ rows of the benchmark are here:
 | `pixels+augmentation` | the same, learned on pictures of changed looks too (SVEA, DrAC) |
 | `domain-randomisation` | the same, learned in all domains of D_U instead of those of D_S |
 | `factors` | the ground truth: the ceiling |
+| `own-NAME` | what a vision of your own makes of the pictures (`darla.vision.own`) |
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from darla.config import Config
+from darla.config import OWN, Config
 from darla.errors import ConfigError, FingerprintError
 
 if TYPE_CHECKING:
@@ -176,14 +177,19 @@ def check_perception(name: str, config: Config, state_size: int) -> None:
     """Refuses a perception that world or vision cannot give, before anything is trained.
 
     Raises:
-        ConfigError: The vision of this configuration is of another kind, or the world has no ground
-            truth.
+        ConfigError: The vision of this configuration is of another kind, the world has no ground
+            truth, or no plugin registers the vision.
     """
     if name == "factors" and not state_size:
         raise ConfigError(
             f"perception 'factors' reads the ground truth, which '{config.environment.id}' does "
             "not give; leave it out of agents.perceptions"
         )
+    if name.startswith(OWN):
+        from darla.vision.own import get_vision
+
+        get_vision(name, config)
+        return
     given = config.vision.vae.reconstruction
     if given != "dae" and name not in BLIND:
         raise ConfigError(
@@ -264,6 +270,14 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
             size=config.environment.size,
             encoder=_MeanEncoder(dae),
         )
+    if name.startswith(OWN):
+        from darla.vision.own import OwnEncoder, make_own
+
+        module = make_own(name, config)
+        mark = load_model(module, weights_file(run, name))
+        encoder = OwnEncoder(name, config, module)
+        size = config.environment.size
+        return Perception(name, (encoder.width,), mark, size=size, encoder=encoder)
     vae = make_vae(config, "darla" if name == "random" else name)
     if name == "random":
         seed_weights(vae, seed, 2, he=True)

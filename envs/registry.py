@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from darla.doctor import require_gl
 from darla.errors import ConfigError, DarlaError, DomainError, did_you_mean
+from darla.plugins import import_plugin, imported
 from envs.domains import Domain, Suite
 
 if TYPE_CHECKING:
@@ -120,7 +116,7 @@ def simulators(plugin: str | None = None) -> Mapping[str, Simulator]:
     """
     _built_in()
     if plugin is not None:
-        _import_plugin(plugin)
+        import_plugin(plugin)
     return _SIMULATORS
 
 
@@ -209,42 +205,12 @@ def _built_in() -> None:
         register(simulator)
     for point in entry_points(group=GROUP):
         try:
-            _imported(f"'{point.value}'", point.load)
+            imported(f"'{point.value}'", point.load)
         except DarlaError as error:  # told to who asks for something that is not there
             _BROKEN[point.value] = str(error)
-
-
-@functools.cache
-def _import_plugin(plugin: str) -> None:
-    what = f"environment.plugin '{plugin}'"
-    if not plugin.endswith(".py"):
-        _imported(what, functools.partial(importlib.import_module, plugin))
-        return
-    path = Path(plugin)
-    if not path.is_file():
-        raise ConfigError(f"environment.plugin: no file '{plugin}' in '{Path.cwd()}'")
-    # Under a name of its own, so that workers may unpickle by reference what it defines.
-    name = f"darla_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    _imported(what, functools.partial(spec.loader.exec_module, module))
 
 
 def _failed_packages() -> str:
     """What to add to a message about something that an installed package might have brought."""
     failed = [f"entry point {point} ({why})" for point, why in _BROKEN.items()]
     return f"; of the installed packages, these failed: {', '.join(failed)}" if failed else ""
-
-
-def _imported(what: str, load: Callable[[], object]) -> None:
-    """Imports a plugin by `load`; says whose fault it is where that fails."""
-    try:
-        load()
-    except DarlaError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"{what} fails when it is imported: {type(error).__name__}: {error}"
-        ) from error

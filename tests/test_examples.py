@@ -60,6 +60,25 @@ def test_rllib_ppo_learns_on_the_vision_of_a_run(tmp_path: Path) -> None:
     assert "no episode has ended yet" in out
 
 
+def test_a_vision_of_ones_own_is_scored_as_its_page_says(tmp_path: Path) -> None:
+    page, file = ROOT / "docs" / "your_own_vision.md", "docs/examples/contrastive.py"
+    assert f"```python\n{(ROOT / file).read_text()}```" in page.read_text()
+    words = f"environment.plugin={file} agents.perceptions=[darla,own-contrastive]"
+    assert f"darla run lab-smoke {words} name=mine" in page.read_text()
+
+    words = f"environment.plugin={file} agents.perceptions=[own-contrastive]"
+    command = ["-m", "darla.cli", "run", "lab-smoke", *TINY, *words.split(), f"runs={tmp_path}"]
+    succeeded(python(*command, "name=mine"))
+    run = tmp_path / "mine"
+    assert [path.name for path in (run / "vision").glob("*.safetensors")] == [
+        "own-contrastive.safetensors"
+    ]
+    assert "room" in read_json(run / "vision" / "report.json")["own"]["own-contrastive"]["probe"]
+    assert '"perception": "own-contrastive"' in (run / "scores.jsonl").read_text()
+    card = (run / "MODEL_CARD.md").read_text()
+    assert f"`own-contrastive`: registered by {file}" in card and "autoencoder" not in card
+
+
 @needs_miniworld
 def test_miniworld_goes_through_the_three_stages_as_its_page_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "your_own_domain.md").read_text()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darla.config import Config, OptimisationConfig, VAEConfig
+from darla.config import OWN, Config, OptimisationConfig, VAEConfig
 from darla.devices import choose_device, torch_threads
 from darla.errors import DarlaError, MissingFileError
 from darla.frames import (
@@ -21,6 +21,7 @@ from darla.frames import (
 )
 from darla.storage import load_tensors, save_tensors, write_json
 from darla.vision.evaluation import (
+    BATCH,
     describe_latents,
     factor_scores,
     posterior,
@@ -28,6 +29,7 @@ from darla.vision.evaluation import (
     reconstruction_errors,
 )
 from darla.vision.networks import DAE, VAE
+from darla.vision.own import OwnEncoder, make_own, train_own
 from darla.vision.pictures import draw_reconstructions, draw_traversals
 from darla.vision.together import fit_together
 from darla.vision.training import (
@@ -86,17 +88,19 @@ def models_of(config: Config) -> list[str]:
     """The models that a run trains, in their order: what its perceptions ask for.
 
     Returns:
-        `dae` and the perceptions of beta-VAEs. Where no perception asks for any, that of `darla`.
+        `dae`, the perceptions of beta-VAEs, and visions of the user's own. Where no perception asks
+        for any, the vision of `darla`.
     """
     named = config.agents.perceptions
     asked: set[str] = {"darla" if name == "fine-tuned" else name for name in named}
     vaes = [name for name in VAES if name in asked]
-    if not vaes and "dae" not in asked:
+    own = [name for name in named if name.startswith(OWN)]
+    if not vaes and not own and "dae" not in asked:
         vaes = ["darla"]
     settings = [vae_settings(config, name) for name in vaes]
     if any(each.reconstruction == "dae" or each.warm_start for each in settings):
         asked.add("dae")
-    return ["dae", *vaes] if "dae" in asked else vaes
+    return [*(["dae"] if "dae" in asked else []), *vaes, *own]
 
 
 def weights_file(run: RunDirectory, model: str) -> Path:
@@ -202,15 +206,15 @@ def _train_vision(
     dae = None
     for name in models_of(config):
         if name in left:
-            stage, optimisation = stage_of(name), optimisation_of(config, name)
-            run.start(stage)
-            if pictures is None:
-                fit_together(config, run, name, device, quiet=quiet)
+            run.start(stage_of(name))
+            if name.startswith(OWN):
+                facts = _train_own(config, run, name, pictures, device, quiet)
             else:
-                fit_model(config, run, name, pictures, validation, quiet=quiet)
-            steps = math.ceil(optimisation.images / optimisation.batch)
-            run.finish(stage, images=steps * optimisation.batch)
-        if name == "dae":
+                facts = _train_model(config, run, name, pictures, validation, device, quiet)
+            run.finish(stage_of(name), **facts)
+        if name.startswith(OWN):
+            report.setdefault("own", {})[name] = _describe_own(config, run, name, validation)
+        elif name == "dae":
             dae = make_dae(config).to(device)
             load_model(dae, weights_file(run, name))
             draw_reconstructions(dae, None, validation, folder / "reconstructions.png")
@@ -221,6 +225,41 @@ def _train_vision(
             report |= facts if name == "darla" else {name: facts}
     write_json(folder / "report.json", report)
     return report
+
+
+def _train_model(
+    config: Config,
+    run: RunDirectory,
+    name: str,
+    pictures: Pictures | None,
+    validation: Frames,
+    device: torch.device,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Trains a model, in several processes where there are no `pictures`; returns facts of it."""
+    optimisation = optimisation_of(config, name)
+    if pictures is None:
+        fit_together(config, run, name, device, quiet=quiet)
+    else:
+        fit_model(config, run, name, pictures, validation, quiet=quiet)
+    steps = math.ceil(optimisation.images / optimisation.batch)
+    return {"images": steps * optimisation.batch}
+
+
+def _train_own(
+    config: Config,
+    run: RunDirectory,
+    name: str,
+    pictures: Pictures | None,
+    device: torch.device,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Trains a vision of the user's own, always in this process; returns facts of it."""
+    if pictures is None:
+        pictures = load_pictures(run.frames, "train", device, config.vision.pictures)
+    module = train_own(name, config, pictures, quiet=quiet)
+    save_model(module, weights_file(run, name), frames=frames_digest(run.frames))
+    return {"plugin": config.environment.plugin}
 
 
 def fit_model(
@@ -328,6 +367,18 @@ def _describe_vae(
         "disentanglement": factor_scores(means, validation, seed=seed),
         "fingerprint": fingerprint(vae),
     }
+
+
+def _describe_own(
+    config: Config, run: RunDirectory, name: str, validation: Frames
+) -> dict[str, Any]:
+    """Returns the `width`, `probe` and `fingerprint` of a vision of the user's own."""
+    module = make_own(name, config)
+    mark = load_model(module, weights_file(run, name))
+    encoder = OwnEncoder(name, config, module)
+    encoded = torch.cat([encoder(part) for part in validation.pictures.split(BATCH)]).numpy()
+    found = probe(encoded, validation, seed=config.vision.seed)
+    return {"width": encoder.width, "probe": found, "fingerprint": mark}
 
 
 def _gate(config: Config, errors: dict[str, float], folder: Path) -> None:

@@ -12,14 +12,13 @@ from typing import ClassVar
 import pytest
 
 from agents import parallel
-from darla import cluster, doctor, jobs, pipeline, tuning
+from darla import cluster, doctor, jobs, pipeline, plugins, tuning
 from darla.cli import app, config_app
 from darla.config import Config
 from darla.doctor import Check
 from darla.errors import ConfigError, MissingFileError
 from darla.rundir import RunDirectory
 from darla.storage import append_jsonl, read_json, read_jsonl, write_json, write_text
-from envs import registry
 
 COMMANDS = tuple(
     f"{group}{each.name}"
@@ -687,7 +686,7 @@ def test_a_report_without_the_plugin_of_its_run_is_refused(config, stages, capsy
     page = (config.parent / "runs/tiny/report.html").read_bytes()
     (config.parent / "mine.py").unlink()
     capsys.readouterr()
-    registry._import_plugin.cache_clear()
+    plugins.import_plugin.cache_clear()
     assert darla("report", "runs/tiny") == 2
     assert "no file 'mine.py'" in capsys.readouterr().err
     assert (config.parent / "runs/tiny/report.html").read_bytes() == page

@@ -89,6 +89,12 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
         ("agent.seeds=[1]", "unknown key 'agent.seeds' (did you mean 'agents.seeds'?)"),
         ("zzzz=1", "unknown key 'zzzz'"),
         ("agents.seeds=[0,1,0]", "agents.seeds names 0 twice; name each once"),
+        (
+            "agents.perceptions=[darla,own-mine,pixles]",
+            "'agents.perceptions[2]' must be one of 'darla', 'fine-tuned', 'entangled', "
+            "'beta-vae', 'dae', 'pixels', 'pixels+augmentation', 'domain-randomisation', "
+            "'factors', 'random' or own-NAME, not the text 'pixles' (did you mean 'pixels'?)",
+        ),
         ("agents.perceptions=[dae,dae]", "agents.perceptions names dae twice; name each once"),
         ("agents.seeds.first=1", "unknown key 'agents.seeds.first'"),
         ("frames.count=many", "'frames.count' must be an integer >= 4, not the text 'many'"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from darla.config import Config, PerceptionName, VAEConfig, VisionConfig
+from darla.config import PERCEPTIONS, Config, VAEConfig, VisionConfig
 from darla.errors import ConfigError, MissingFileError
 from darla.perception import ON_FRAMES, check_perception, load_perception
 from darla.rundir import RunDirectory
@@ -129,7 +128,7 @@ def test_every_name_of_the_configuration_is_a_perception(run: RunDirectory) -> N
     save_model(make_dae(run.config), run.vision / "dae.safetensors")
     for model in ("vision", "entangled", "beta-vae"):
         save_model(make_vae(run.config), run.vision / f"{model}.safetensors")
-    for name in get_args(PerceptionName):
+    for name in PERCEPTIONS:
         perception = load_perception(name, run, 0, STATE)
         assert perception.name == name
         assert (len(perception.shape) == 3) == (name in ON_FRAMES)

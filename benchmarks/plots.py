@@ -57,7 +57,7 @@ def profile_figures(results: Row, group: str) -> list[tuple[str, Markup]]:
         profiles = [
             figures.Profile(
                 key=each["perception"],
-                label=entrant(each["perception"]).label,
+                label=entrant(each["perception"], each["algorithm"]).label,
                 share=each["share"],
                 low=each["low"],
                 high=each["high"],
@@ -141,7 +141,15 @@ def curve_figures(
     for algorithm, perceptions in points.items():
         names = sorted(perceptions, key=lambda perception: order(algorithm, perception))
         figure = figures.curve_plot(
-            [_curve(name, perceptions[name], find(scored, algorithm, name)) for name in names],
+            [
+                _curve(
+                    name,
+                    entrant(name, algorithm).label,
+                    perceptions[name],
+                    find(scored, algorithm, name),
+                )
+                for name in names
+            ],
             f"Learning curves of {algorithm}",
             floor=floor["source"]["mean"] if floor and floor["source"] else None,
         )
@@ -150,7 +158,10 @@ def curve_figures(
 
 
 def _curve(
-    perception: str, seeds: Sequence[Sequence[tuple[float, float]]], score: Row | None
+    perception: str,
+    label: str,
+    seeds: Sequence[Sequence[tuple[float, float]]],
+    score: Row | None,
 ) -> figures.Curve:
     """Mean and range over seeds, at the frames of the shortest curve."""
     shortest = min(seeds, key=lambda seed: seed[-1][0])
@@ -159,7 +170,7 @@ def _curve(
     values = np.array([np.interp(frames, curve[:, 0], curve[:, 1]) for curve in curves])
     return figures.Curve(
         key=perception,
-        label=entrant(perception).label,
+        label=label,
         frames=frames,
         mean=values.mean(axis=0).tolist(),
         low=values.min(axis=0).tolist(),

@@ -160,7 +160,7 @@ def write_page(recordings: Sequence[Recording], output: Path) -> None:
         lanes=[each.facts for each in recordings],
         reference=reference,
         moved=[most_moved(each, mean, spread) for each in recordings],
-        perception=entrant(facts.perception).label,
+        perception=entrant(facts.perception, facts.algorithm).label,
         factors=[
             (name, facts.about.get(name, ""), [each.facts.factors.get(name) for each in recordings])
             for name in facts.factors

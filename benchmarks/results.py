@@ -138,11 +138,12 @@ def _row(entry: Entry, sample: Sample, world: World | None, notes: list[str]) ->
     """Summarises one algorithm on one perception; notes what had to be left out."""
     _note_gaps(entry, sample, notes)
     source = sample.domains["source"]
+    known = entrant(entry.perception, entry.algorithm)
     row: dict[str, Any] = {
         "algorithm": entry.algorithm,
         "perception": entry.perception,
-        "label": entrant(entry.perception).label + (f" ({UNFINISHED})" if entry.unfinished else ""),
-        "kind": entrant(entry.perception).kind,
+        "label": known.label + (f" ({UNFINISHED})" if entry.unfinished else ""),
+        "kind": known.kind,
         "seeds": entry.seeds,
         "decisions": max(score.decisions for score in entry.scores),
         "frames": max(score.frames for score in entry.scores),
@@ -366,7 +367,7 @@ def _comparisons(sample: Sample) -> list[dict[str, Any]]:
                     {
                         "algorithm": ours.algorithm,
                         "against": theirs.perception,
-                        "label": entrant(theirs.perception).label,
+                        "label": entrant(theirs.perception, theirs.algorithm).label,
                         "group": group,
                         "improvement": _estimate(improvement),
                         "difference": _estimate(estimate(_rise, *runs)),

@@ -44,8 +44,14 @@ ENTRANTS = {
 """DARLA, what is taken from it, what others would do today, the ceiling and the floor."""
 
 
-def entrant(perception: str) -> Entrant:
+PROJECTED = Entrant("baseline", "pixels, random projection", "randomly projected pixels")
+"""What `pixels` is to episodic control, which learns no network: end to end it is not."""
+
+
+def entrant(perception: str, algorithm: str = "") -> Entrant:
     """The entrant of a perception; of an unknown one, its name."""
+    if (perception, algorithm) == ("pixels", "ec"):
+        return PROJECTED
     return ENTRANTS.get(perception, Entrant("other", perception, perception))
 
 

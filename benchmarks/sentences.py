@@ -33,10 +33,10 @@ def headline(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     if row is None:
         return "No trained policy has been scored in a target domain yet."
     text = f"Zero-shot {PLACES[group]}, {row['algorithm'].upper()} on"
-    text += f" {entrant(row['perception']).words} {_result(row, group, OF_WHAT)}"
+    text += f" {_words(row)} {_result(row, group, OF_WHAT)}"
     against = rival(rows, row, group)
     if against is not None:
-        text += f"; its strongest rival, {entrant(against['perception']).words},"
+        text += f"; its strongest rival, {_words(against)},"
         text += f" {_result(against, group, '' if row['kept'][group] else OF_WHAT)}"
         text += _budgets(row, against)
         text += _verdict(row, against, group, comparisons)
@@ -65,6 +65,10 @@ def rival(rows: Sequence[Row], row: Row, group: str) -> Row | None:
         and entrant(other["perception"]).zero_shot
     ]
     return max(others, key=lambda other: float(other[group]["mean"]), default=None)
+
+
+def _words(row: Row) -> str:
+    return entrant(row["perception"], row["algorithm"]).words
 
 
 def limits(rows: Sequence[Row]) -> list[str]:
@@ -114,7 +118,7 @@ def _scale_limits(trained: Sequence[Row], floor: bool) -> list[str]:
                 f" {' and '.join(blurred)}: normalised scores are left out there."
             )
     for row in trained:
-        name = f"{row['algorithm'].upper()} on {entrant(row['perception']).words}"
+        name = f"{row['algorithm'].upper()} on {_words(row)}"
         if row["source"] and row["target"] and not row["kept"]["target"]:
             notes.append(
                 f"{name} is not told apart from the random policy in the source: it learned"

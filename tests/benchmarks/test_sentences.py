@@ -23,6 +23,15 @@ def test_the_headline_says_that_darla_wins(scores_of) -> None:
     )
 
 
+def test_episodic_control_on_pixels_is_not_called_end_to_end(scores_of) -> None:
+    names = {"darla": 5.0, "pixels": 1.0}
+    scores = [scores_of(name, algorithm="ec", target=t) for name, t in names.items()]
+    results = summarise([score for rows in scores for score in rows])
+    assert "strongest rival, randomly projected pixels, scores" in results["headline"]
+    labels = [row["label"] for row in (*results["rows"], *results["comparisons"])]
+    assert "pixels, random projection" in labels and "pixels, end to end" not in labels
+
+
 def test_the_headline_says_that_darla_loses(scores_of) -> None:
     text = headline_of(scores_of("pixels", target=9.0), scores_of("darla", target=2.0))
     assert ": DARLA scores 7.00 [" in text and "] less (" in text

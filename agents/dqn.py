@@ -19,7 +19,7 @@ from agents.policy import Actions, Policy
 from agents.replay import Batch, Replay, ReplayStore, Steps
 from agents.seeding import derive, numpy_generator, torch_generator
 from agents.trainer import LockstepTrainer, linear_epsilon
-from darla.config import AugmentationConfig, DQNConfig
+from darla.config import AugmentationConfig, Config, DQNConfig
 from darla.errors import ConfigError, CorruptFileError
 from darla.perception import Start
 
@@ -239,20 +239,35 @@ class Learner:
 class DQNTrainer(LockstepTrainer):
     """Trains a `QPolicy`; see `Trainer`."""
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """See `Trainer`.
+
+        Raises:
+            ConfigError: the replay is smaller than what the workers send at once, or the training
+                ends before it begins to learn.
+        """
+        agents, dqn = config.agents, config.agents.dqn
+        sent = config.ray.workers * config.ray.envs_per_worker * agents.chunk
+        if dqn.replay < sent:
+            raise ConfigError(
+                f"agents.dqn.replay is {dqn.replay}, but the workers send {sent} transitions at "
+                "once (ray.workers x ray.envs_per_worker x agents.chunk); the replay must hold at "
+                "least these"
+            )
+        if agents.decisions < dqn.warmup + dqn.decisions_per_update:
+            raise ConfigError(
+                f"agents.dqn.warmup is {dqn.warmup:,}, of {agents.decisions:,} agents.decisions: "
+                "nothing would be learned; give a smaller warm-up, or more decisions"
+            )
+
     def make(self, actions: Actions) -> QPolicy:
         """See `Trainer`.
 
         Raises:
-            ConfigError: the replay is smaller than what the workers send at once, or there are
-                several choices in one action.
+            ConfigError: there are several choices in one action.
         """
         agents, dqn, streams = self.config.agents, self.config.agents.dqn, self.pool.streams
-        if dqn.replay < streams * agents.chunk:
-            raise ConfigError(
-                f"agents.dqn.replay is {dqn.replay}, but the workers send "
-                f"{streams * agents.chunk} transitions at once (ray.workers x "
-                "ray.envs_per_worker x agents.chunk); the replay must hold at least these"
-            )
         shape, dtype = self.perception.shape, self.perception.dtype
         seed = derive(self.seed, "learner")
         noise = dqn.latent_noise if self.perception.standard else 0.0

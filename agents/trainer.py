@@ -94,6 +94,7 @@ class Trainer(ABC):
         domains: Sequence[Domain],
         evaluation_domains: Sequence[Domain] | None = None,
     ) -> None:
+        self.check(config)
         self.config, self.cell, self.pool = config, cell, pool
         self.perception = perception
         self.evaluation_domains = evaluation_domains or domains
@@ -109,6 +110,14 @@ class Trainer(ABC):
         self.seed = derive(cell.seed, cell.algorithm)
         self.policy = self.make(pool.begin(perception, domains, self.seed))
         pool.adopt(self.policy, self.digest())
+
+    @classmethod  # noqa: B027 - most take whatever is given
+    def check(cls, config: Config) -> None:
+        """Refuses settings that nothing could be learned with; to be called before other work.
+
+        Raises:
+            ConfigError: it says what does not go together.
+        """
 
     # -- what an algorithm is ----------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from agents.networks import ConvTrunk
 from agents.policy import Actions
 from agents.replay import Steps, section
 from agents.worker import Rollout
-from darla.config import UnrealConfig
+from darla.config import Config, UnrealConfig
 from darla.errors import ConfigError
 
 CELL = 4
@@ -272,22 +272,29 @@ class UnrealTrainer(A3CTrainer):
         """The algorithm's part of the configuration."""
         return self.config.agents.unreal
 
-    def make(self, actions: Actions) -> A3CPolicy:
+    @classmethod
+    def check(cls, config: Config) -> None:
         """See `Trainer`.
 
         Raises:
-            ConfigError: there are several choices in one action, or the replay of a worker does
-                not hold what it draws from.
+            ConfigError: the replay of a worker does not hold what it draws from.
         """
-        actions.count("unreal")
-        settings, environments = self.settings, self.pool.config.envs_per_worker
-        needed = (settings.n_step + 1) * environments
+        settings = config.agents.unreal
+        needed = (settings.n_step + 1) * config.ray.envs_per_worker
         if settings.replay < needed:
             raise ConfigError(
                 f"agents.unreal.replay is {settings.replay}, but rollouts are drawn from it; it "
                 f"must hold at least {needed} steps (ray.envs_per_worker x (agents.unreal.n_step "
                 "+ 1))"
             )
+
+    def make(self, actions: Actions) -> A3CPolicy:
+        """See `Trainer`.
+
+        Raises:
+            ConfigError: there are several choices in one action.
+        """
+        actions.count("unreal")
         return super().make(actions)
 
     def digest(self) -> UnrealDigest:

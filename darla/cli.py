@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from agents.cells import Cell
     from darla.config import Config
+    from darla.rundir import RunDirectory
     from envs.domains import Suite
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -94,9 +95,11 @@ Seeds = Annotated[
     ),
 ]
 TrialCpus = Annotated[
-    float, typer.Option(help="CPUs that a trial reserves beside those of its workers.")
+    float, typer.Option(min=0.0, help="CPUs that a trial reserves beside those of its workers.")
 ]
-TrialGpus = Annotated[float, typer.Option(help="GPUs that a trial reserves; with 0 it sees none.")]
+TrialGpus = Annotated[
+    float, typer.Option(min=0.0, help="GPUs that a trial reserves; with 0 it sees none.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app = typer.Typer(
@@ -454,11 +457,10 @@ def shapes_command(
     Of the configuration only `vision` and `shapes` count. Pictures, scores and the capacity at
     which each factor entered lie in RUNS/NAME/vision/; the same command again continues.
     """
-    from darla.config import load_config
     from darla.vision.shapes_experiment import check_shapes, summary_table, train_shapes
 
     if seeds is None:
-        trees = [load_config(config, overrides or [])]
+        trees = [pipeline.load(config, overrides)]
     else:
         from darla.tuning import make_variants
 
@@ -506,12 +508,16 @@ def report_command(
     of all of them; what is not there yet, the page says.
     """
     from benchmarks.report import write_report
-    from benchmarks.results import results_of, write_results
-    from benchmarks.tables import markdown_table
+    from benchmarks.results import write_results
     from darla.rundir import RunDirectory
     from envs.registry import suite_of
 
     opened = [RunDirectory.load(path) for path in runs]
+    if markdown:
+        if output is not None or as_json:
+            raise ConfigError("--markdown prints and writes nothing; leave out -o and --json")
+        _print_markdown(opened)
+        return
     if output is None and len(opened) > 1:
         raise ConfigError("a report of several runs needs a name: add -o report.html")
     page = output or opened[0].report
@@ -520,16 +526,25 @@ def report_command(
     for run in opened:
         suite_of(run.config)  # without it, a good report would be replaced by a poorer one
     for run in opened:
-        if run.scored and markdown:
-            results = results_of(run)
-            print(markdown_table(results))
-            for name, part in results.get("protocols", {}).items():
-                print(f"`{name}`:\n\n{markdown_table(part)}")
-        elif run.scored:
+        if run.scored:
             write_results(run)
-    if not markdown:
-        write_report([run.path for run in opened], page)
-        _print({"report": str(page)}, as_json)
+    write_report([run.path for run in opened], page)
+    _print({"report": str(page)}, as_json)
+
+
+def _print_markdown(runs: list[RunDirectory]) -> None:
+    """Prints the tables of scores of run directories."""
+    from benchmarks.results import results_of
+    from benchmarks.tables import markdown_table
+
+    for run in runs:
+        if not run.scored:
+            pipeline.say(False, f"{run.path}: nothing is scored yet")
+            continue
+        results = results_of(run)
+        print(markdown_table(results))
+        for name, part in results.get("protocols", {}).items():
+            print(f"`{name}`:\n\n{markdown_table(part)}")
 
 
 @_command(app, "replay", "darla replay runs/lab-quick --domain lab/B/hat-can --worst")

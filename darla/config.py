@@ -264,7 +264,8 @@ class EntangledConfig(Section):
     """The beta-VAE of perception `entangled` (DARLA_ENC): that of `vision.vae` with a low beta."""
 
     beta: NonNegativeFloat = Field(
-        0.01, description="Weight of the KL term; all else is as in vision.vae."
+        0.01,
+        description="Weight of the KL term; the objective is beta, all else as in vision.vae.",
     )
 
 
@@ -273,8 +274,8 @@ class PixelVAEConfig(Section):
 
     beta: NonNegativeFloat = Field(
         0.3,
-        description="Weight of the KL term beside half the squared pixel error; all else is as in "
-        "vision.vae.",
+        description="Weight of the KL term beside half the squared pixel error; the objective is "
+        "beta, all else as in vision.vae.",
     )
     reconstruction: Literal["pixel", "gaussian", "bernoulli"] = Field(
         "pixel", description="The likelihood of the pixels, as in vision.vae."
@@ -511,7 +512,11 @@ class AgentsConfig(Section):
 class TransferConfig(Section):
     """Stage 3: zero-shot scores."""
 
-    episodes: PositiveInt = Field(100, description="Episodes per split (D_S, D_T), cell and seed.")
+    episodes: PositiveInt = Field(
+        100,
+        description="Episodes per cell in D_S, and in the policy-ood and the encoder-ood targets "
+        "of each suite; rounded up to as many for every domain.",
+    )
     epsilon: Fraction = Field(
         0.05,
         description="Share of random actions while scoring, for every cell (Mnih et al. 2015).",
@@ -526,7 +531,7 @@ class Config(Section):
     """One experiment: the three stages on one suite of domains."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run directory."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$", description="Name of the run directory."
     )
     runs: PathText = Field("runs", description="Folder that holds the run directories.")
     suite: str = Field("lab", description="Suite of domains: D_U, D_S and D_T.")
@@ -700,15 +705,15 @@ def _folders() -> list[Path]:
 
 def _find(given: str) -> Path:
     path = Path(given)
-    if path.is_dir():
-        raise ConfigError(f"configuration '{given}' is a folder; give a YAML file")
-    if path.is_file():
+    if os.path.isfile(given):
         return path
     if "/" not in given:
         name = given if given.endswith(".yaml") else f"{given}.yaml"
         for folder in _folders():
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 return folder / name
+    if os.path.isdir(given):
+        raise ConfigError(f"configuration '{given}' is a folder; give a YAML file")
     names = config_paths()
     hint = did_you_mean(path.stem, names) or (
         f"; known by name: {', '.join(names)}" if names else ""
@@ -795,7 +800,7 @@ def _fault(details: ErrorDetails) -> str:
     ).removeprefix(".")
     parts = [part for part in loc if isinstance(part, str)]
     field = _field_at(parts)
-    if details["type"] == "extra_forbidden" or field is None:
+    if details["type"] in ("extra_forbidden", "invalid_key") or field is None:
         return _unknown(".".join(str(part) for part in loc))
     if details["type"] == "missing":
         return f"missing key '{key}': {field.description}"
@@ -875,7 +880,13 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     if _is_section(annotation):
         return f"a section with the keys {', '.join(annotation.model_fields)}"
     words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-    return words[annotation] + _range(metadata)
+    filled = annotation is str and any(getattr(item, "min_length", 0) for item in metadata)
+    return words[annotation] + (" that is not empty" if filled else "") + _range(metadata)
+
+
+def _number(bound: float) -> str:
+    """Returns a bound in full: rounded, it would refuse what it says it allows."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _one_of(names: Iterable[Any]) -> str:
@@ -885,7 +896,7 @@ def _one_of(names: Iterable[Any]) -> str:
 def _range(metadata: Sequence[Any]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [
-        f"{sign} {getattr(item, name):g}"
+        f"{sign} {_number(getattr(item, name))}"
         for item in metadata
         for name, sign in signs.items()
         if getattr(item, name, None) is not None

@@ -180,7 +180,16 @@ def frames_digest(folder: Path) -> str:
 def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / "index.json").exists():
         raise MissingFileError(f"no frames in {folder}; collect them with 'darla pretrain CONFIG'")
-    return read_json(folder / "index.json")
+    path = folder / "index.json"
+    remedy = f"delete '{path}' and repeat the command, which keeps the shards"
+    try:
+        index = read_json(path)
+    except CorruptFileError as error:
+        raise CorruptFileError(f"{error}; {remedy}") from error
+    needed = {"shards", "sha256", "domains", "factors", "kinds"}
+    if not isinstance(index, dict) or not needed <= set(index):
+        raise CorruptFileError(f"'{path}' is no index of frames; {remedy}")
+    return index
 
 
 def _shards(folder: Path, index: dict[str, Any], split: str) -> Iterator[dict[str, torch.Tensor]]:

@@ -323,9 +323,13 @@ def _checked_cells(config: Config) -> list[Cell]:
 
 
 def check_cells(cells: Sequence[Cell], config: Config) -> None:
-    """Refuses cells that cannot be trained on the vision that is configured."""
+    """Refuses cells that cannot be trained as they are configured."""
+    from agents.algorithms import TRAINERS
     from darla.perception import check_perception
     from envs.registry import suite_of
+
+    for algorithm in dict.fromkeys(cell.algorithm for cell in cells):
+        TRAINERS[algorithm].check(config)
 
     state_size = suite_of(config).world.state_size
     for cell in cells:

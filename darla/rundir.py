@@ -7,6 +7,7 @@ repeated, one that is not is continued, and a directory of another configuration
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
@@ -24,7 +25,7 @@ from typing import Any
 from darla import __version__
 from darla.config import Config, config_identity, differences, load_config, to_yaml
 from darla.errors import ConfigError, CorruptFileError, MissingFileError, RunDirectoryError
-from darla.storage import read_json, sha256_file, write_json, write_text
+from darla.storage import make_folder, read_json, sha256_file, write_json, write_text
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "ray", "safetensors")
 """Packages whose versions a run records, since they can change its numbers."""
@@ -59,14 +60,14 @@ class RunDirectory:
                 cannot be written.
         """
         run = cls(Path(config.runs) / config.name, config)
-        if run._config_file.is_file():
-            run._refuse_another(_stored(run.path))
-        elif not create:
-            raise MissingFileError(
-                f"no run directory '{run.path}'; `darla run` with the same configuration makes it"
-            )
-        else:
+        if not run._config_file.is_file():
+            if not create:
+                raise MissingFileError(
+                    f"no run directory '{run.path}'; `darla run` with the same configuration makes "
+                    "it"
+                )
             run._create()
+        run._refuse_another(_stored(run.path))
         return run
 
     @classmethod
@@ -81,6 +82,15 @@ class RunDirectory:
         if not (path / "config.yaml").is_file():
             raise MissingFileError(f"'{path}' is no run directory: it has no config.yaml")
         return cls(path, _stored(path))
+
+    def belongs(self) -> bool:
+        """Whether there is a run directory, and it is of this configuration."""
+        if not self._config_file.is_file():
+            return False
+        try:
+            return not differences(_stored(self.path), self.config)
+        except RunDirectoryError:
+            return False
 
     @property
     def frames(self) -> Path:
@@ -130,6 +140,11 @@ class RunDirectory:
         Raises:
             CorruptFileError: the file is damaged.
         """
+        if self._config_file.is_file() and not self._run_file.exists():
+            raise CorruptFileError(
+                f"'{self.path}' has lost its run.json, which says what is finished; restore it, or "
+                f"type name={_next_name(self.path)} to start a new run"
+            )
         status = read_json(self._run_file)
         if not isinstance(status, dict) or not isinstance(status.get("stages"), dict):
             raise CorruptFileError(f"'{self._run_file}' is damaged: it has no stages")
@@ -224,16 +239,22 @@ class RunDirectory:
         return self.path / "run.json"
 
     def _create(self) -> None:
-        """Writes run.json first: a folder that has a config.yaml is complete."""
-        strangers = []
-        if self.path.is_dir():
-            known = {"run.json", ".run.json.tmp", ".config.yaml.tmp", ".locks"}
-            strangers = sorted({file.name for file in self.path.iterdir()} - known)
-        if strangers:
+        """Makes the folder, unless another process has just done so."""
+        known = re.compile(r"run\.json|config\.yaml|\.(run\.json|config\.yaml)\..*tmp|\.locks")
+        names = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        strangers = sorted(name for name in names if not known.fullmatch(name))
+        if strangers and not self._config_file.is_file():
             raise RunDirectoryError(
                 f"'{self.path}' exists and is no run directory (it holds '{strangers[0]}'); "
                 f"type another name=... or runs=..."
             )
+        make_folder(self.path)
+        with self._alone_with_status():
+            if not self._config_file.is_file():
+                self._write_first()
+
+    def _write_first(self) -> None:
+        """Writes run.json first: a folder that has a config.yaml is complete."""
         config = self.config
         write_json(
             self._run_file,
@@ -278,10 +299,19 @@ class RunDirectory:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise self._no_locks(error) from error
             raise RunDirectoryError(
                 f"another process is at work on '{stage}' in '{self.path}'; wait for it or end it"
             ) from error
         self._locks[stage] = lock
+
+    def _no_locks(self, error: OSError) -> RunDirectoryError:
+        reason = (error.strerror or str(error)).lower()
+        return RunDirectoryError(
+            f"'{self.path}' lies on storage that gives no locks ({reason}), so that two processes "
+            "could spoil each other's work; give runs=FOLDER on storage that does"
+        )
 
     def _open_lock(self, name: str) -> int:
         """Opens the file of a lock, or says that the run directory cannot be written."""
@@ -308,12 +338,21 @@ class RunDirectory:
     @contextmanager
     def _status(self) -> Iterator[dict[str, Any]]:
         """Reads run.json, lends it and writes it back, alone among all processes."""
-        lock = self._open_lock("run.json")
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
+        with self._alone_with_status():
             status = self.status()
             yield status
             write_json(self._run_file, status)
+
+    @contextmanager
+    def _alone_with_status(self) -> Iterator[None]:
+        """Waits until no other process writes run.json, and keeps them off."""
+        lock = self._open_lock("run.json")
+        try:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise self._no_locks(error) from error
+            yield
         finally:
             os.close(lock)
 

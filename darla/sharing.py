@@ -40,6 +40,8 @@ def share_stage_one(config: Config, others: Sequence[Config]) -> None:
     left = [name for name in left if not checkpoint_path(run.vision, stage_of(name)).exists()]
     for other in others:
         lender = RunDirectory(Path(other.runs) / other.name, other)
+        if not lender.belongs():
+            continue  # what lies there is of another configuration, whose name it has
         changed = differences(config, other)
         if _only(changed, NOT_OF_THE_FRAMES):
             for shard in lender.frames.glob("*.safetensors"):

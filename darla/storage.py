@@ -8,12 +8,15 @@ beside the table and never read as data. Nothing is pickled.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+ABANDONED = 3600.0
+"""Seconds after which nobody is thought to write a temporary file any more."""
 _DIGEST = "sha256"
 _DTYPES = {
     "float64": "F64",
@@ -50,11 +55,20 @@ def _disk(verb: str, path: Path) -> Iterator[None]:
         raise RunDirectoryError(f"cannot {verb} '{path}': {reason}") from error
 
 
+def _clear(path: Path) -> None:
+    """Deletes what processes that were killed began to write of a file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
+
+
 def _replace(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a temporary file beside `path`, flushes it and renames it to `path`."""
     with _disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        _clear(path)
         try:
             fill(temporary)
             with temporary.open("rb+") as file:
@@ -68,6 +82,12 @@ def _replace(path: Path, fill: Callable[[Path], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are not there; errors as in `write_bytes`."""
+    with _disk("write", path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 _SEED_KEYS = ("frames.seed={}", "vision.seed={}", "agents.seeds=[{}]")
+_SEEDS = tuple(word.partition("=")[0] for word in _SEED_KEYS)
 _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -84,6 +85,9 @@ def make_variants(
             f"'{shared[0]}' cannot vary: all trials of a sweep share one cluster and one folder; "
             f"type the command once for each value, with {shared[0]}=..."
         )
+    twice = [key for key in keys if seeds is not None and key in _SEEDS]
+    if twice:
+        raise ConfigError(f"--seeds sets '{twice[0]}' in every trial; leave it out of the grid")
     variants = []
     for values in itertools.product(*(values for _, values in axes)):
         varied = dict(zip(keys, values, strict=True))
@@ -109,11 +113,15 @@ def _axis(word: str) -> tuple[str, list[str]]:
 
 
 def _typed(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_typed(item)}' for key, item in value.items())}}}"
     return f"[{','.join(map(_typed, value))}]" if isinstance(value, list) else str(value)
 
 
 def _in_name(setting: tuple[str, str]) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(setting)).strip("-")
+    key, value = setting
+    signed = re.sub(r"(?<![A-Za-z0-9.])-(?=[0-9.])", "minus", value)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{key}-{signed}").strip("-")
 
 
 def _settings(key: str, value: str) -> list[str]:
@@ -254,9 +262,11 @@ def outcomes(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     for variant in variants:
         path = Path(variant.config.runs) / variant.config.name
         run = RunDirectory(path, variant.config)
-        stages = run.status()["stages"] if (path / "run.json").exists() else {}
+        own = run.belongs()  # a trial that was refused has no results, whatever lies there
+        stages = run.status()["stages"] if own else {}
         facts = stages.get("vision", {}).get("facts", {})
-        results = read_json(run.results_json) if run.results_json.exists() else {"rows": []}
+        there = own and run.results_json.exists()
+        results = read_json(run.results_json) if there else {"rows": []}
         rows.append(
             {
                 "run": str(path),

@@ -400,7 +400,10 @@ class Trainer:
         Raises:
             CorruptFileError: It is not a checkpoint of this model.
         """
-        tensors, metadata = load_tensors(path)
+        try:
+            tensors, metadata = load_tensors(path)
+        except CorruptFileError as error:
+            raise CorruptFileError(f"{error}; delete it to start over") from error
         if metadata.get("kind") != f"{self.objective.name}-checkpoint":
             raise CorruptFileError(
                 f"{path} is not a checkpoint of the {self.objective.name}; delete it to start over"

@@ -284,6 +284,13 @@ def test_a_replay_smaller_than_a_chunk_is_refused(toy_pool, tmp_path):
         train_toy(config, toy_pool)
 
 
+def test_a_training_that_ends_before_it_learns_is_refused(toy_pool, tmp_path):
+    config = toy_config(tmp_path, decisions=200, dqn=DQNConfig(warmup=193))
+    with pytest.raises(ConfigError, match="agents.dqn.warmup is 193, of 200 agents.decisions"):
+        train_toy(config, toy_pool)
+    DQNTrainer.check(toy_config(tmp_path, decisions=200, dqn=DQNConfig(warmup=192)))
+
+
 def test_an_unfinished_cell_acts_as_its_last_checkpoint(toy_pool, tmp_path, monkeypatch):
     config = toy_config(tmp_path)
     run, perception = RunDirectory.open(config), toy_perception()

@@ -459,7 +459,7 @@ def test_a_cell_that_is_not_there_is_refused_before_anything_is_written(
             ("vision.vae.warm_start=true", "vision.vae.network=mlp"),
             "vision.vae.warm_start=true needs vision.vae.network=darla, not 'mlp'",
         ),
-        (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny/run.json': not a directory"),
+        (("runs=tiny.yaml",), "cannot write 'tiny.yaml/tiny': not a directory"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(config, stages, words, message, capsys):
@@ -551,6 +551,17 @@ def test_shapes_are_trained_per_seed_and_only_once(config, stages, capsys):
     assert stages.done == ["shapes 0", "shapes 3", "shapes 4"]
     assert darla("shapes", config, "--seeds", "[3,4]") == 0
     assert len(stages.done) == 3, "what is finished is not repeated"
+    moved = config.parent / "archive" / "tiny"
+    moved.parent.mkdir()
+    (config.parent / "runs/tiny").rename(moved)
+    assert darla("shapes", moved / "config.yaml") == 0
+    assert len(stages.done) == 3 and not (config.parent / "runs/tiny").exists()
+
+
+@pytest.mark.parametrize("word", ["--cpus=-1", "--gpus=-1"])
+def test_a_trial_reserves_no_less_than_nothing(config, stages, word, capsys):
+    assert darla("tune", config, "--seeds", "[0]", word) == 2
+    assert "is not in the range x>=0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["tune", "study"])
@@ -641,6 +652,16 @@ def test_markdown_writes_nothing(config, stages, capsys):
     before = {path: path.stat().st_mtime_ns for path in (config.parent / "runs").rglob("*")}
     assert darla("report", "runs/tiny", "--markdown") == 0
     assert {p: p.stat().st_mtime_ns for p in (config.parent / "runs").rglob("*")} == before
+    darla("run", config, "name=other")
+    capsys.readouterr()
+    assert darla("report", "runs/tiny", "runs/other", "--markdown") == 0
+    assert capsys.readouterr().out.count("| ") == 2
+    for word in ("--json", "--output=x.html"):
+        assert darla("report", "runs/tiny", "--markdown", word) == 2
+        assert "prints and writes nothing; leave out -o and --json" in capsys.readouterr().err
+    (config.parent / "runs/tiny/scores.jsonl").unlink()
+    assert darla("report", "runs/tiny", "--markdown") == 0
+    assert capsys.readouterr() == ("", "runs/tiny: nothing is scored yet\n")
 
 
 def test_the_configuration_of_a_run_is_about_that_run_wherever_it_lies(

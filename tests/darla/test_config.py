@@ -95,6 +95,12 @@ def test_on_and_off_are_words_and_dates_are_texts(write):
             "'beta-vae', 'dae', 'pixels', 'pixels+augmentation', 'domain-randomisation', "
             "'factors', 'random' or own-NAME, not the text 'pixles' (did you mean 'pixels'?)",
         ),
+        (
+            "vision.seed=4294967296",
+            "'vision.seed' must be an integer >= 0 and < 4294967296, not 4294967296",
+        ),
+        ("vision={1: 2}", "unknown key 'vision.1'"),
+        ("frames.policy=''", "'frames.policy' must be a text that is not empty, not the text ''"),
         ("agents.perceptions=[dae,dae]", "agents.perceptions names dae twice; name each once"),
         ("agents.seeds.first=1", "unknown key 'agents.seeds.first'"),
         ("frames.count=many", "'frames.count' must be an integer >= 4, not the text 'many'"),

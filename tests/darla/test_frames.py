@@ -109,6 +109,13 @@ def test_what_is_lost_says_how_it_comes_again(folder: Path) -> None:
             read(folder, "train")
 
 
+@pytest.mark.parametrize("text", ["", '{"shards": {', "{}", "[]"])
+def test_a_damaged_index_is_named_with_its_remedy(folder: Path, text: str) -> None:
+    (folder / "index.json").write_text(text)
+    with pytest.raises(CorruptFileError, match=r"delete '.*index.json' and repeat the command, wh"):
+        load_frames(folder, "train")
+
+
 def test_frames_that_were_not_collected_are_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="darla pretrain"):
         load_pictures(tmp_path, "train", CPU, "auto")

@@ -1,7 +1,10 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,7 +115,50 @@ def test_a_folder_of_something_else_is_left_alone(config):
     assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("left", [(), ("run.json",), (".run.json.tmp",), (".config.yaml.tmp",)])
+MADE = """
+import sys, time
+from darla.config import Config
+from darla.rundir import RunDirectory
+while time.time() < float(sys.argv[2]):
+    pass
+run = RunDirectory.open(Config(name="x", runs=sys.argv[1]))
+run.start(sys.argv[3])
+run.finish(sys.argv[3])
+"""
+
+
+def test_processes_that_make_a_directory_at_once_lose_nothing(config, tmp_path):
+    for attempt in range(3):
+        runs, at = str(tmp_path / f"runs{attempt}"), str(time.time() + 2.5)
+        makers = [subprocess.Popen([*PYTHON, MADE, runs, at, stage]) for stage in ("a", "b", "c")]
+        assert [maker.wait() for maker in makers] == [0, 0, 0]
+        run = RunDirectory.open(changed(config, runs=runs))
+        assert all(run.finished(stage) for stage in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EAGAIN])
+def test_storage_without_locks_is_not_taken_for_another_process(config, monkeypatch, number):
+    run = RunDirectory.open(config)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(rundir.fcntl, "lockf", refuse)
+    expected = {errno.ENOLCK: "storage that gives no locks", errno.EAGAIN: "another process is at"}
+    with pytest.raises(RunDirectoryError, match=expected[number]):
+        run.start("frames")
+
+
+def test_a_lost_run_json_is_said(config):
+    run = RunDirectory.open(config)
+    (run.path / "run.json").unlink()
+    with pytest.raises(CorruptFileError, match=r"lost its run\.json.*restore it, or type name=x-2"):
+        run.finished("frames")
+
+
+@pytest.mark.parametrize(
+    "left", [(), ("run.json",), (".run.json.7-ab.tmp",), (".config.yaml.7-ab.tmp", ".locks")]
+)
 def test_a_directory_that_was_killed_while_it_was_made_is_made_whole(config, left):
     folder = Path(config.runs) / "x"
     folder.mkdir(parents=True)
@@ -123,7 +169,7 @@ def test_a_directory_that_was_killed_while_it_was_made_is_made_whole(config, lef
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match=r"cannot write '.*run\.json': not a directory"):
+    with pytest.raises(RunDirectoryError, match=r"cannot write '.*x': not a directory"):
         RunDirectory.open(changed(config, runs=str(tmp_path / "file" / "runs")))
 
 
@@ -281,6 +327,7 @@ def test_a_stage_knows_the_code_that_worked_on_it(tmp_path, monkeypatch):
 
 def test_a_run_directory_that_cannot_be_written_is_one_line(tmp_path):
     run = RunDirectory.open(Config(name="x", runs=str(tmp_path)))
+    shutil.rmtree(run.path / ".locks")
     (run.path / ".locks").write_text("no folder")
     for use in (lambda: run.keep("domains", [], "list"), lambda: run.start("frames")):
         with pytest.raises(RunDirectoryError, match="cannot write '.*locks"):

@@ -94,6 +94,15 @@ def test_a_model_that_the_perceptions_do_not_ask_for_is_left(config):
     assert has(RunDirectory.open(second)) == (*FRAMES, "vision/beta-vae.safetensors")
 
 
+def test_nothing_is_taken_from_a_run_of_another_configuration_under_the_same_name(config):
+    stale = made(config("first", "vision.dae.optimisation.images=7"), *ALL)
+    share_stage_one(config("second"), [config("first")])
+    assert has(RunDirectory.open(config("second"))) == ()
+    share_stage_one(config("third", "vision.dae.optimisation.images=7"), [stale.config])
+    third = RunDirectory.open(config("third", "vision.dae.optimisation.images=7"))
+    assert has(third) == ALL
+
+
 def test_files_are_links_and_copies_where_there_can_be_none(config, monkeypatch):
     first = made(config("first"), *ALL)
     share_stage_one(config("second"), [first.config])

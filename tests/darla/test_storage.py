@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from darla import storage
 from darla.errors import CorruptFileError, MissingFileError, RunDirectoryError
 from darla.storage import (
     _DTYPES,
@@ -261,6 +262,36 @@ def test_kill_9_leaves_whole_files(tmp_path: Path):
     rows = read_jsonl(tmp_path / "rows.jsonl", repair=True)
     assert [row["n"] for row in rows] == list(range(len(rows)))
     assert read_json(tmp_path / "state.json")["n"] in (len(rows) - 1, len(rows))
+
+
+def test_two_writers_of_one_file_leave_it_whole_at_all_times(tmp_path: Path):
+    program = (
+        "import sys, time; from darla.storage import *\n"
+        "end = time.monotonic() + 2\n"
+        "while time.monotonic() < end:\n"
+        "    write_json(sys.argv[1], {'who': sys.argv[2] * int(sys.argv[3])})\n"
+    )
+    path = tmp_path / "state.json"
+    write_json(path, {"who": "a"})
+    words = [("a", "30_000"), ("b", "7")]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), *each]) for each in words
+    ]
+    while any(writer.poll() is None for writer in writers):
+        assert len(set(read_json(path)["who"])) == 1
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_what_killed_processes_left_is_deleted_after_an_hour(tmp_path: Path):
+    old, new = (tmp_path / f".state.json.{number}-ab.tmp" for number in (1, 2))
+    other = tmp_path / ".state.json2.3-ab.tmp"
+    for file in (old, new, other):
+        file.write_text("{")
+    for file in (old, other):
+        os.utime(file, (time.time() - 2 * storage.ABANDONED,) * 2)
+    write_json(tmp_path / "state.json", {})
+    assert {file.name for file in tmp_path.iterdir()} == {"state.json", new.name, other.name}
 
 
 @pytest.mark.parametrize("missing", [1, 7, 8, 20])

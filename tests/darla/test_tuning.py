@@ -56,12 +56,33 @@ def test_every_combination_is_a_run_with_a_name_of_its_own(variants):
         (["ray.workers=[1,2]"], None, "'ray.workers' cannot vary: all trials of a sweep share"),
         (["runs=[a,b]"], None, "'runs' cannot vary"),
         (["vision.seed=[1]", "vision.seed=[2]"], None, "two trials would be the same run"),
+        (["frames.seed=[1,2]"], "[0]", "--seeds sets 'frames.seed' in every trial; leave it out"),
+        (["agents.seeds=[[1],[2]]"], "[0]", "--seeds sets 'agents.seeds'"),
     ],
 )
 def test_a_grid_that_cannot_be_run_is_refused(variants, grid, seeds, message):
     with pytest.raises(ConfigError) as caught:
         variants(grid, seeds)
     assert message in str(caught.value)
+
+
+def test_signs_and_sections_vary_too(variants):
+    made = variants(["agents.a3c.value_start=[-1,1,-.5]", "agents.dqn=[{batch: 32, n_step: 1}]"])
+    assert [variant.config.name.split("-agents.dqn")[0] for variant in made] == [
+        f"tiny-agents.a3c.value-start-{value}" for value in ("minus1", "1", "minus.5")
+    ]
+    first = made[0].config.agents
+    assert first.a3c.value_start == -1.0 and (first.dqn.batch, first.dqn.n_step) == (32, 1)
+
+
+def test_a_trial_that_was_refused_has_no_results_of_another_configuration(variants, tmp_path):
+    (variant,) = variants(["vision.vae.beta=[4]"])
+    stale = RunDirectory.open(variant.config.model_copy(update={"suite": "lab-single"}))
+    stale.start("vision")
+    stale.finish("vision", **facts(objects=0.5))
+    write_json(stale.results_json, {"rows": [row(source=8.0, target=6.0)]})
+    (found,) = outcomes([variant])
+    assert found["visions"] == [] and found["policies"] == []
 
 
 @pytest.fixture(scope="module")

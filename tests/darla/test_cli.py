@@ -561,7 +561,7 @@ def test_shapes_are_trained_per_seed_and_only_once(config, stages, capsys):
 @pytest.mark.parametrize("word", ["--cpus=-1", "--gpus=-1"])
 def test_a_trial_reserves_no_less_than_nothing(config, stages, word, capsys):
     assert darla("tune", config, "--seeds", "[0]", word) == 2
-    assert "is not in the range x>=0" in capsys.readouterr().err
+    assert "should be greater than or equal to 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["tune", "study"])

@@ -19,7 +19,8 @@ from gymnasium.vector import VectorEnv
 
 from darla.errors import ConfigError, DependencyError, DomainError
 from envs.domains import Domain, Factor, World, parse_domains
-from envs.lab import ACTIONS
+from envs.lab import ACTIONS, FPS
+from envs.simulation import decisions_per_second
 from envs.single import SEEDS, SingleVectorEnv
 
 REMEDY = (
@@ -157,7 +158,7 @@ class DeepMindLabEnv(gymnasium.Env[np.ndarray, np.int64]):
         DomainError: Room and pair are not those of the level.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class DeepMindLabEnv(gymnasium.Env[np.ndarray, np.int64]):
                 f"environment.size={below} or {below + 4}"
             )
         self._module = import_deepmind_lab()
+        self.metadata = {**self.metadata, "render_fps": decisions_per_second(FPS, frame_skip)}
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))

@@ -7,7 +7,7 @@ and refuses to exist when a target is among the sources. Nothing here imports a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Factor:
         about: One line for people, with the unit.
         visible: False where it changes nothing that can be seen, so that a new value of it makes no
             target `encoder-ood`.
+        whole: True where a number must be a whole one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Factor:
     low: float = 0.0
     high: float = 0.0
     visible: bool = True
+    whole: bool = False
 
     def check(self, value: object) -> Value:
         """Returns the value in its canonical type, or raises DomainError with what is allowed."""
@@ -56,9 +58,10 @@ class Factor:
                 number = float(value)  # type: ignore[arg-type]
             except (TypeError, ValueError):
                 number = float("nan")
-            if self.low <= number <= self.high:
+            if self.low <= number <= self.high and (number.is_integer() or not self.whole):
                 return number
-            allowed = f"a number from {self.low:g} to {self.high:g}"
+            kind = "a whole number" if self.whole else "a number"
+            allowed = f"{kind} from {self.low:g} to {self.high:g}"
         raise DomainError(f"factor '{self.name}' is {value!r}, allowed is {allowed}")
 
 
@@ -92,17 +95,27 @@ class World:
     Factors without a default come first in an id, as bare values; the others appear as `name=value`
     where they differ from their default.
 
+    Where one look or motion has several names (the walls of room B are red: so are walls that are
+    said to be red), `canonical` tells what decides it. Ids, equality and hashes of domains are by
+    their values all the same.
+
     Attributes:
         name: First part of every id.
         factors: Factors of variation.
         kinds: Kinds of objects, in the order of the environments' indices.
         state_size: Length of `info["state"]`, the ground truth.
+        canonical: Maps the values of all factors of a domain to those that decide its look and its
+            dynamics, by the factors' names: resolved where they stand for another, left out where
+            they decide nothing; None where every value decides.
     """
 
     name: str
     factors: tuple[Factor, ...]
     kinds: tuple[str, ...] = ()
     state_size: int = 0
+    canonical: Callable[[Mapping[str, Value]], Mapping[str, Value]] | None = field(
+        default=None, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Raises DomainError where ids would be ambiguous, or a default is not allowed."""
@@ -145,6 +158,14 @@ class World:
             elif value != factor.default:
                 options.append(f"{factor.name}={value_text(value)}")
         return Domain(self.name, tuple(chosen), "/".join([*words, *options]))
+
+    def canonical_values(self, domain: Domain) -> frozenset[tuple[str, Value]]:
+        """The (name, value) pairs that decide how a domain of this world looks and moves.
+
+        Two domains of equal pairs are one and the same to an agent, whatever their ids.
+        """
+        factors = domain.factors
+        return frozenset((self.canonical(factors) if self.canonical else factors).items())
 
     def parse(self, text: str) -> Domain:
         """The domain with this id; the inverse of `Domain.id`.
@@ -202,14 +223,24 @@ class Suite:
     d_t: tuple[Domain, ...]
 
     def __post_init__(self) -> None:
-        """Raises DomainError if a target is a source too, or a set is empty or repeats a domain."""
+        """Raises DomainError if a target is a source too, or a set is empty or repeats a domain.
+
+        A target is a source too where the world says that they look and move alike.
+        """
         for label, domains in (("D_U", self.d_u), ("D_S", self.d_s), ("D_T", self.d_t)):
             if not domains:
                 raise DomainError(f"suite '{self.name}' has no domain in {label}")
             check_domains(self.world, domains)
             if len(set(domains)) < len(domains):
                 raise DomainError(f"suite '{self.name}' names a domain twice in {label}")
-        shared = [domain.id for domain in self.d_t if domain in self.d_s]
+        sources = {self.world.canonical_values(domain): domain for domain in self.d_s}
+        shared = []
+        for domain in self.d_t:
+            twin = sources.get(self.world.canonical_values(domain))
+            if domain in self.d_s:
+                shared.append(domain.id)
+            elif twin is not None:
+                shared.append(f"{domain.id} (which looks and moves as {twin.id} does)")
         if shared:
             raise DomainError(
                 f"suite '{self.name}': {', '.join(shared)} is both source and target; "
@@ -219,8 +250,8 @@ class Suite:
     def tags(self, domain: Domain) -> tuple[str, ...]:
         """Tags of a domain: `source`, or `target` with `policy-ood` or `encoder-ood`.
 
-        A target is `encoder-ood` as soon as one of its visible factor values is not among those
-        `seen`.
+        A target is `encoder-ood` as soon as one of the visible values that decide it is not among
+        those `seen`.
         """
         tags: list[str] = []
         if domain in self.d_u:
@@ -228,17 +259,16 @@ class Suite:
         if domain in self.d_s:
             tags.append("source")
         if domain in self.d_t:
-            known = all(
-                value in self.seen or not factor.visible
-                for value, factor in zip(domain.values, self.world.factors, strict=True)
-            )
+            hidden = {factor.name for factor in self.world.factors if not factor.visible}
+            new = self.world.canonical_values(domain) - self.seen
+            known = all(name in hidden for name, _ in new)
             tags += ["target", POLICY_OOD if known else ENCODER_OOD]
         return tuple(tags)
 
     @property
     def seen(self) -> set[tuple[str, Value]]:
-        """The (factor, value) pairs that frames of D_U show."""
-        return {value for member in self.d_u for value in member.values}
+        """The (factor, value) pairs that frames of D_U show, as in `World.canonical_values`."""
+        return {pair for member in self.d_u for pair in self.world.canonical_values(member)}
 
     @property
     def domains(self) -> tuple[Domain, ...]:

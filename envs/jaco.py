@@ -7,14 +7,14 @@ docs/jaco.md), with dm_control's model of the Kinova Jaco.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from darla.errors import ConfigError, did_you_mean
-from envs.domains import Domain, Factor, World, parse_domains
+from envs.domains import Domain, Factor, Value, World, parse_domains
 from envs.jaco_scene import (
     ARM_COLOURS,
     BACKDROP_COLOURS,
@@ -64,7 +64,7 @@ ARM = 6
 DESKS = {"A": ("oak", "wood", "navy"), "B": ("slate", "plain", "umber")}
 
 #: What stands for a real arm and a real camera: no source domain has any of these values.
-STAND_IN: dict[str, str | float] = {
+STAND_IN: dict[str, Value] = {
     "colour": "yellow",
     "size": 0.05,
     "table": "moss",
@@ -91,6 +91,21 @@ STATE_SIZE = 2 * ARM + (len(JOINTS) - ARM) + 3 + 2 + 3 + 3
 
 def _choice(name: str, default: str | None, about: str, choices: Iterable[str]) -> Factor:
     return Factor(name, default, about, tuple(choices))
+
+
+def canonical(factors: Mapping[str, Value]) -> dict[str, Value]:
+    """The values that decide look and dynamics, as they are used: no scene and no desk.
+
+    The stand-in's where the scene is that; else those of desk and target where they are left to
+    these.
+    """
+    f = {**factors, **STAND_IN} if factors["scene"] == "stand-in" else dict(factors)
+    del f["scene"]
+    own = dict(zip(("table", "surface", "backdrop"), DESKS[str(f.pop("desk"))], strict=True))
+    f |= {name: value for name, value in own.items() if f[name] == "desk"}
+    if f["colour"] == "own":
+        f["colour"] = OWN_COLOURS[str(f["object"])]
+    return f
 
 
 JACO = World(
@@ -131,36 +146,36 @@ JACO = World(
         Factor("noise", 0.0, "of the picture, standard deviation in grey levels", low=0, high=50),
         Factor("speed", 1.0, "of the joints, 1 is the source domains'", low=0.3, high=1.5),
         Factor(
-            "latency", 0.0, "decisions until an action takes effect, whole", low=0, high=MAX_LATENCY
+            "latency",
+            0.0,
+            "decisions until an action takes effect, whole",
+            low=0,
+            high=MAX_LATENCY,
+            whole=True,
         ),
     ),
     KINDS,
     STATE_SIZE,
+    canonical,
 )
 
 
 @functools.cache
 def settings_of(domain: Domain) -> dict[str, Any]:
-    """The values of all factors as they are used: the stand-in's where the scene is that."""
-    factors: dict[str, Any] = domain.factors
-    return {**factors, **STAND_IN} if factors["scene"] == "stand-in" else factors
+    """What decides a domain's look and dynamics; see `canonical`."""
+    return canonical(domain.factors)
 
 
 @functools.cache
 def look_of(domain: Domain) -> Look:
     """The appearance that a domain's factors stand for."""
     f = settings_of(domain)
-    table, surface, backdrop = DESKS[f["desk"]]
-    colour = OWN_COLOURS[f["object"]] if f["colour"] == "own" else f["colour"]
-    table = table if f["table"] == "desk" else f["table"]
-    surface = surface if f["surface"] == "desk" else f["surface"]
-    backdrop = backdrop if f["backdrop"] == "desk" else f["backdrop"]
     links, bright = ARM_COLOURS[f["arm"]]
     return Look(
         shape=SHAPES.index(f["object"]),
-        target=rgb(OBJECT_COLOURS[colour]),
-        table=(rgb(TABLE_COLOURS[table]), TEXTURES.index(surface)),
-        backdrop=(rgb(BACKDROP_COLOURS[backdrop]), TEXTURES.index(f["wallpaper"])),
+        target=rgb(OBJECT_COLOURS[f["colour"]]),
+        table=(rgb(TABLE_COLOURS[f["table"]]), TEXTURES.index(f["surface"])),
+        backdrop=(rgb(BACKDROP_COLOURS[f["backdrop"]]), TEXTURES.index(f["wallpaper"])),
         arm=(rgb(links), rgb(bright)),
         **{
             name: f[name]
@@ -201,6 +216,7 @@ class JacoSimulation(Simulation):
 
     arrays = ("frames", "target", "pending")
     start = "hanging"
+    fps = round(1.0 / FRAME_SECONDS)
 
     def __init__(
         self,
@@ -226,7 +242,7 @@ class JacoSimulation(Simulation):
         self._starts = {scale: self._box(scale) for scale in (1.0, EXPLORED)}
         settings = [settings_of(domain) for domain in self.domains]
         self._speed = [each["speed"] for each in settings]
-        self._latency = [round(each["latency"]) for each in settings]
+        self._latency = [int(each["latency"]) for each in settings]
         self._size = [each["size"] for each in settings]
         self.frames = np.zeros(n, np.int64)
         self.joints = np.zeros((n, len(JOINTS)))
@@ -467,8 +483,6 @@ class JacoEnv(SimulationEnv):
         render_mode: None or 'rgb_array'.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-
     def __init__(
         self,
         domain: Domain | str | Sequence[Domain | str] = "jaco/A/ball",
@@ -500,7 +514,6 @@ class JacoVectorEnv(SimulationVectorEnv):
         render: False leaves observations black.
     """
 
-    metadata = {**SimulationVectorEnv.metadata, "render_fps": 10}
     simulation: JacoSimulation
 
     def __init__(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.domains import Domain, Factor, World, parse_domains
+from envs.domains import Domain, Factor, Value, World, parse_domains
 from envs.lab_scene import (
     FLOOR_COLOURS,
     KINDS,
@@ -65,6 +65,14 @@ ROOMS = {"A": ("green", "orange"), "B": ("red", "blue")}
 #: of the wall ahead.
 STATE_SIZE = len(KINDS) * 2 * 3 + len(ROOMS) + 1
 
+
+def canonical(factors: Mapping[str, Value]) -> dict[str, Value]:
+    """The values that decide look and dynamics: walls and floor as they are, and no room."""
+    resolved = dict(factors)
+    own = dict(zip(("walls", "floor"), ROOMS[str(resolved.pop("room"))], strict=True))
+    return {name: own[name] if value == "room" else value for name, value in resolved.items()}
+
+
 LAB = World(
     "lab",
     (
@@ -87,19 +95,16 @@ LAB = World(
     ),
     KINDS,
     STATE_SIZE,
+    canonical,
 )
 
 
 @functools.cache
 def look_of(domain: Domain) -> Look:
     """The appearance that a domain's factors stand for."""
-    f: dict[str, Any] = domain.factors
-    walls, floor = ROOMS[f["room"]]
-    return make_look(
-        walls if f["walls"] == "room" else f["walls"],
-        floor if f["floor"] == "room" else f["floor"],
-        *(f[name] for name in ("objects", "light", "height", "pitch", "fov")),
-    )
+    f: dict[str, Any] = canonical(domain.factors)
+    names = ("walls", "floor", "objects", "light", "height", "pitch", "fov")
+    return make_look(*(f[name] for name in names))
 
 
 @functools.cache
@@ -120,6 +125,7 @@ class LabSimulation(Simulation):
 
     arrays = ("pose", "objects", "kinds", "present", "frames", "picked", "end_frame")
     start = "cell"
+    fps = FPS
 
     def __init__(
         self,

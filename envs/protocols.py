@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from darla.errors import ConfigError, DomainError
-from envs.domains import POLICY_OOD, Domain, Suite, Value
+from darla.errors import ConfigError, DomainError, did_you_mean
+from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Suite, Value
 
 SALT_CHARACTERS = 16
 """A shorter salt could be found by trying."""
@@ -43,6 +43,14 @@ class Shift:
     tag: str
     values: tuple[Value, ...]
     fresh: tuple[str | tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises DomainError where the tag is none."""
+        if self.tag not in (POLICY_OOD, ENCODER_OOD):
+            raise DomainError(
+                f"the tag of a shift of {self.factor} is '{self.tag}', allowed are "
+                f"{POLICY_OOD} and {ENCODER_OOD}{did_you_mean(self.tag, (POLICY_OOD, ENCODER_OOD))}"
+            )
 
     def draw(self, share: float) -> Value:
         """Returns the value at a share, in [0, 1), of `fresh`; numbers have three digits."""
@@ -82,13 +90,14 @@ class Protocol(Suite):
     @property
     def seen(self) -> set[tuple[str, Value]]:
         """Factor values that frames of D_U show, those of `policy-ood` shifts included."""
-        shown = {
-            (shift.factor, value)
-            for shift in self.shifts
-            if shift.tag == POLICY_OOD
-            for value in shift.values
-        }
-        return super().seen | shown
+        start = self.world.canonical_values(self.start)
+        shown = super().seen
+        for shift in self.shifts:
+            if shift.tag == POLICY_OOD:
+                for value in shift.values:
+                    moved = _moved(self, self.start, (shift,), (value,))
+                    shown |= self.world.canonical_values(moved) - start
+        return shown
 
 
 def make_protocol(
@@ -126,7 +135,8 @@ def fresh_targets(protocol: Protocol, tag: str, salt: str) -> Protocol:
     """Returns the protocol with other targets, drawn by SHA-256 from a tag and a salt.
 
     Every row (or pair of rows) gets as many fresh targets as it has published ones, or none where
-    it has nothing to draw from. None of them is a published target or a training domain.
+    it has nothing to draw from. None of them is a published target or a training domain, and rows
+    of one factor share none.
 
     Args:
         protocol: The table to draw from.
@@ -138,14 +148,23 @@ def fresh_targets(protocol: Protocol, tag: str, salt: str) -> Protocol:
 
     Raises:
         ConfigError: As in `commitment`.
-        DomainError: The table has nothing to draw from.
+        DomainError: The table, or a row that is to be drawn from, has too little to draw from.
     """
     name = f"{protocol.name}@{tag}-{commitment(tag, salt)[:8]}"
+    canonical = protocol.world.canonical_values
+    taken = {canonical(domain) for domain in (*protocol.d_u, *protocol.d_s, *protocol.d_t)}
     targets: list[Domain] = []
     for group in _groups(protocol.shifts, protocol.together):
         if all(shift.fresh for shift in group):
             wanted = math.prod(len(shift.values) for shift in group)
-            targets += itertools.islice(_drawn(protocol, group, tag, salt), wanted)
+            drawn = list(itertools.islice(_drawn(protocol, group, tag, salt, taken), wanted))
+            if len(drawn) < wanted:
+                raise DomainError(
+                    f"protocol '{protocol.name}': {_row(group)} draws {len(drawn)} of {wanted} "
+                    "fresh targets, as many as it publishes; what is left of its `fresh` is "
+                    "published, trained on or drawn by another row: give it more values, or none"
+                )
+            targets += drawn
     if not targets:
         raise DomainError(f"protocol '{protocol.name}' has no values for fresh targets")
     return dataclasses.replace(protocol, name=name, d_t=tuple(targets))
@@ -181,9 +200,24 @@ def _moved(
     return suite.world.domain(**{**start.factors, **moved})
 
 
-def _drawn(protocol: Protocol, group: tuple[Shift, ...], tag: str, salt: str) -> Iterator[Domain]:
-    """Yields fresh targets of a group: each once, no published target, no training domain."""
-    taken = {*protocol.d_u, *protocol.d_s, *protocol.d_t}
+def _row(group: tuple[Shift, ...]) -> str:
+    """How a message names the rows that move at once."""
+    names = " and ".join(shift.factor for shift in group)
+    return f"the row of {names}" if len(group) == 1 else f"the pair of {names}"
+
+
+def _drawn(
+    protocol: Protocol,
+    group: tuple[Shift, ...],
+    tag: str,
+    salt: str,
+    taken: set[frozenset[tuple[str, Value]]],
+) -> Iterator[Domain]:
+    """Yields fresh targets of a group, none whose canonical values are in `taken`; adds them there.
+
+    Two rows of one factor follow from the same words, so that they draw the same shares: what one
+    of them took, the other leaves out.
+    """
     factors = [shift.factor for shift in group]
     for index in range(_DRAWS):
         values = [
@@ -191,8 +225,9 @@ def _drawn(protocol: Protocol, group: tuple[Shift, ...], tag: str, salt: str) ->
             for shift in group
         ]
         domain = _moved(protocol, protocol.start, group, values)
-        if domain not in taken:
-            taken.add(domain)
+        key = protocol.world.canonical_values(domain)
+        if key not in taken:
+            taken.add(key)
             yield domain
 
 

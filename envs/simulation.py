@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -46,6 +47,8 @@ class Simulation(ABC):
     arrays: ClassVar[tuple[str, ...]]
     #: How an episode of the task itself starts.
     start: ClassVar[str]
+    #: Simulation frames per second.
+    fps: ClassVar[float]
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class Simulation(ABC):
         """Draws what is seen in sub-environment `i` into `out`, uint8 [size, size, 3]."""
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that changes, as arrays, for exact continuation."""
+        """Where every episode stands, as arrays."""
         return {
             **{name: getattr(self, name).copy() for name in ("episode", "domain", *self.arrays)},
             "seed": np.array(self.seed),
@@ -135,10 +138,31 @@ def check_seeded(seed: int | None, chosen: np.ndarray) -> None:
         )
 
 
+def check_begun(episode: np.ndarray, stepped: np.ndarray) -> None:
+    """Raises ResetNeeded where a sub-environment is to be stepped that no reset has begun.
+
+    Args:
+        episode: Number of the present episode, int64 [n]; -1 before the first.
+        stepped: Which are to be stepped, bool [n].
+    """
+    waiting = np.flatnonzero(stepped & (episode < 0)).tolist()
+    if waiting:
+        raise ResetNeeded(
+            f"no episode has begun in the sub-environments {waiting}; call reset() before step()"
+        )
+
+
+def decisions_per_second(frames_per_second: float, frame_skip: int) -> float:
+    """What `metadata["render_fps"]` says where a decision lasts some frames; an int if whole."""
+    rate = frames_per_second / frame_skip
+    return int(rate) if rate.is_integer() else rate
+
+
 class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
     """One sub-environment of a simulation.
 
     `info` holds what `Simulation.info` tells of it, and `factors`, the values of its domain.
+    `metadata["render_fps"]` is decisions per second.
 
     Args:
         simulation: With n = 1.
@@ -148,7 +172,7 @@ class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or 'rgb_array'.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(
         self,
@@ -158,6 +182,8 @@ class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
         size: int,
         render_mode: str | None,
     ) -> None:
+        rate = decisions_per_second(simulation.fps, simulation.frame_skip)
+        self.metadata = {**self.metadata, "render_fps": rate}
         self.render_mode = render_mode
         self.observation_space = observation_space(size)
         self.action_space = action_space
@@ -182,13 +208,19 @@ class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
         Args:
             seed: Starts a new sequence of episodes; without it the next of the sequence begins.
             options: `start`: the task's own (default) or 'anywhere'; `stream`: number of the
-                sequence under the same seed, equal to that sub-environment of the vector form.
+                sequence under the same seed, equal to that sub-environment of the vector form, to
+                be given with a seed only.
 
         Returns:
             Observation and info.
         """
         options, simulation = options or {}, self.simulation
         start = simulation.start_of(options)
+        if "stream" in options and seed is None:
+            raise ValueError(
+                f"options['stream'] is {options['stream']!r} without a seed, of which it is one of "
+                "the sequences; give both: reset(seed=..., options={'stream': ...})"
+            )
         fresh = simulation.episode[0] < 0 and seed is None
         super().reset(seed=seed)
         if seed is not None or fresh:
@@ -199,7 +231,12 @@ class SimulationEnv(gymnasium.Env[np.ndarray, Any]):
         return self._frame(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision; see the class."""
+        """One decision; see the class.
+
+        Raises:
+            ResetNeeded: `reset` was never called.
+        """
+        check_begun(self.simulation.episode, np.ones(1, bool))
         reward, terminated, truncated = self.simulation.advance(0, action)
         return self._frame(), reward, terminated, truncated, self._info()
 
@@ -216,7 +253,8 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Every transition is a true one.
 
     `info` holds the arrays of `Simulation.info`; after an end also `final_obs` uint8 [n, size,
-    size, 3] and `final_info`, the same arrays as they were at the end.
+    size, 3] and `final_info`, the same arrays as they were at the end. `metadata["render_fps"]` is
+    decisions per second.
 
     Args:
         simulation: State and rules.
@@ -225,11 +263,13 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         size: Height and width of an observation in pixels.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": [], "render_fps": 5}
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
     def __init__(
         self, simulation: Simulation, action_space: gymnasium.Space, renderer: Any, size: int
     ) -> None:
+        rate = decisions_per_second(simulation.fps, simulation.frame_skip)
+        self.metadata = {**self.metadata, "render_fps": rate}
         self.num_envs = simulation.n
         self.single_observation_space = observation_space(size)
         self.single_action_space = action_space
@@ -293,8 +333,13 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One decision in every sub-environment; see the class."""
+        """One decision in every sub-environment; see the class.
+
+        Raises:
+            ResetNeeded: One that is not retired was never reset.
+        """
         n, simulation = self.num_envs, self.simulation
+        check_begun(simulation.episode, ~self._retired)
         rewards = np.zeros(n)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         actions = np.asarray(actions)
@@ -318,9 +363,24 @@ class SimulationVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._frames(), rewards, terminated, truncated, {**simulation.info(), **final}
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that changes, as arrays, for exact continuation."""
-        return self.simulation.state_dict()
+        """Everything that changes, as arrays, for exact continuation.
+
+        `Simulation.state_dict`; `anywhere`, bool [], whether automatic resets start anywhere; and
+        `retired`, bool [n].
+        """
+        return {
+            **self.simulation.state_dict(),
+            "anywhere": np.array(self._start == "anywhere"),
+            "retired": self._retired.copy(),
+        }
 
     def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restores what `state_dict` gave; the next `step` goes on from there."""
+        """Restores what `state_dict` gave; the next `step` goes on from there.
+
+        States of an earlier version lack `anywhere` and `retired`, which then stay as they are.
+        """
         self.simulation.load_state_dict(arrays)
+        if "anywhere" in arrays:
+            self._start = "anywhere" if arrays["anywhere"] else self.simulation.start
+        if "retired" in arrays:
+            self._retired[:] = arrays["retired"]

@@ -8,6 +8,7 @@ where `make` gives the environment of a domain; docs/your_own_domain.md has a wh
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 from darla.errors import ConfigError
 from envs.domains import Domain, World, check_domains
 from envs.registry import VectorMaker
-from envs.simulation import check_seeded
+from envs.simulation import check_begun, check_seeded
 
 #: Exclusive upper bound of the seeds that environments are reset with: what fits a C int.
 SEEDS = 2**31
@@ -69,7 +70,8 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Autoreset mode is SAME_STEP. `info` holds `domain`, int64 [n]; `state`, float32 [n, state_size],
     where the world has a ground truth; and whatever numbers and numeric arrays of one shape the
     environments put into theirs. After an end it also holds `final_obs`, uint8 [n, size, size, 3],
-    and `final_info` with the same keys.
+    and `final_info` with the same keys. `metadata["render_fps"]`, decisions per second, is that of
+    the first environment, where it has one.
 
     Args:
         make: Makes an environment.
@@ -106,12 +108,15 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._make, self._size, self._frame_skip = make, size, frame_skip
         self._running: list[gymnasium.Env] = []
         self._running = [self._environment(0, 0)] * num_envs
+        fps = self._running[0].metadata.get("render_fps")
+        self.metadata = {**self.metadata, **({} if fps is None else {"render_fps": fps})}
         self.single_observation_space = self._running[0].observation_space
         self.single_action_space = self._running[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._seed = seed
         self._options: dict[str, Any] = {}
+        self._begun_with: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._episode = np.full(num_envs, -1)
         self._domain = np.zeros(num_envs, np.int64)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
@@ -155,13 +160,18 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._options = options
         self._retired &= ~chosen
         for i in np.flatnonzero(chosen):
-            self._begin(int(i))
+            self._begin(int(i), options)
         return self._frames.copy(), self._info()
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One decision in every sub-environment; see the class."""
+        """One decision in every sub-environment; see the class.
+
+        Raises:
+            ResetNeeded: One that is not retired was never reset.
+        """
+        check_begun(self._episode, ~self._retired)
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         actions = np.asarray(actions)
@@ -177,11 +187,21 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "_final_info": ended,
             }
             for index in np.flatnonzero(ended):
-                self._begin(int(index))
+                self._begin(int(index), self._options)
         return self._frames.copy(), rewards, terminated, truncated, {**self._info(), **final}
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Where each episode stands: its number, and the actions since it began."""
+        """Where each episode stands, as arrays, for continuation.
+
+        Returns:
+            `seed`, int64 []; `episode`, int64 [n], its number, -1 before the first; `steps`, int64
+            [n], and `actions`, int64 [n, most steps, ...], since it began; `retired`, bool [n]; and
+            `options`, uint8 [k], the options of the last reset and those that each episode began
+            with, as JSON.
+
+        Raises:
+            ValueError: JSON cannot hold the options.
+        """
         steps = np.array([len(own) for own in self._actions])
         shape = self.single_action_space.shape or ()
         actions = np.zeros((self.num_envs, steps.max(), *shape), np.int64)
@@ -192,22 +212,33 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "episode": self._episode.copy(),
             "steps": steps,
             "actions": actions,
+            "retired": self._retired.copy(),
+            "options": _written([self._options, *self._begun_with]),
         }
 
     def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
         """Goes to where `state_dict` was: resets the same episodes and repeats their actions.
 
-        Exact for environments whose episodes follow from seed and actions alone.
+        Exact for environments whose episodes follow from seed, options and actions alone. States
+        of an earlier version lack `options` and `retired`, which then stay as they are.
         """
         self._seed = int(arrays["seed"])
-        for i in range(self.num_envs):
-            self._episode[i] = arrays["episode"][i] - 1
-            self._begin(i)
+        begun_with = [self._options] * self.num_envs
+        if "options" in arrays:
+            self._options, *begun_with = json.loads(arrays["options"].tobytes())
+        for i, episode in enumerate(arrays["episode"].tolist()):
+            self._episode[i], self._actions[i] = max(episode - 1, -1), []
+            if episode < 0:
+                continue
+            self._begin(i, begun_with[i])
             for action in arrays["actions"][i, : arrays["steps"][i]]:
                 _, terminated, truncated = self._advance(i, action)
                 if terminated or truncated:
-                    self._begin(i)
+                    self._begin(i, self._options)
                     break
+        if "retired" in arrays:
+            self._retired[:] = arrays["retired"]
+            self._frames[self._retired] = 0
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments."""
@@ -235,13 +266,15 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 )
         return own[number]
 
-    def _begin(self, i: int) -> None:
+    def _begin(self, i: int, options: dict[str, Any]) -> None:
         self._episode[i] += 1
+        self._begun_with[i] = options
         number, seed = draw_episode(self._seed, i, int(self._episode[i]), len(self.domains))
         self._domain[i] = number
         self._running[i] = self._environment(i, number)
         self._actions[i] = []
-        self._frames[i], self._infos[i] = self._running[i].reset(seed=seed, options=self._options)
+        frame, info = self._running[i].reset(seed=seed, options=dict(options))
+        self._frames[i], self._infos[i] = frame, info
         if self.world.state_size:
             self._check_state(i)
 
@@ -276,6 +309,21 @@ class SingleVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"{list(shape)}, world '{self.world.name}' promises [{self.world.state_size}]; "
                 "give it in `reset` and `step`, or leave state_size out of the world"
             )
+
+
+def _written(options: list[dict[str, Any]]) -> np.ndarray:
+    """Options as JSON, uint8 [k]; raises ValueError where they would not come back the same."""
+    try:
+        text = json.dumps(options)
+        same = json.loads(text) == options
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"the options of a reset are {options}; a state can keep only what JSON gives back: "
+            "text, numbers, true and false, None, and lists and dicts (by text) of these"
+        )
+    return np.frombuffer(text.encode(), np.uint8).copy()
 
 
 def _array(value: Any) -> np.ndarray | None:

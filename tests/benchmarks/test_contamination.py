@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +100,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 def test_a_source_under_another_name_is_flagged_and_honest_targets_are_not(run) -> None:
+    silent = dataclasses.replace(LAB, canonical=None)  # a world that does not tell of twins
     leaky = make_protocol(
         "leaky",
         "",
-        PAPER,
+        dataclasses.replace(PAPER, world=silent),
         START,
         (
             Shift("walls", ENCODER_OOD, ("red",)),  # the walls that room B has

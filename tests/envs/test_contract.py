@@ -14,12 +14,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import envs
 from darla.config import EnvironmentConfig
 from darla.errors import ConfigError
+from darla.storage import load_tensors, save_tensors
 from envs.digest import frame_digest
 from envs.domains import Domain
 from envs.registry import simulators
@@ -32,6 +34,8 @@ PER_SIMULATOR = 24
 SEED = 11
 LIMIT = 2_000
 """Decisions after which an episode must have ended."""
+LONG = {id: 8 if id == "darla/Jaco-v0" else 75 for id in IDS}
+"""Decisions of 60 frames that are more than an episode."""
 
 
 def domains_of(id: str) -> list[Domain]:
@@ -159,8 +163,17 @@ def test_the_retired_stand_still_and_the_others_do_not_notice(id: str) -> None:
         assert ((terminated | truncated) == ((ends[0] | ends[1]) & ~retired)).all()
         assert not frames[1].any()
         assert rewards[1] == 0.0
-    assert some.reset(seed=SEED)[0][1].any()
-    assert some.step(action)[0][1].any()
+    first, others = some.reset(seed=SEED)[0], all_.reset(seed=SEED)[0]
+    assert (first == others).all()
+    steps, rewarded = [], 0.0
+    for action in actions_of(some, LONG[id] // 3):
+        frames, rewards, *_ = some.step(action)
+        others, their_rewards, *_ = all_.step(action)
+        assert (frames == others).all() and rewards == pytest.approx(their_rewards)
+        steps.append(frames[1])
+        rewarded += abs(rewards[1])
+    assert any((frame != first[1]).any() for frame in steps), "what was retired moves again"
+    assert rewarded > 0
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -194,6 +207,105 @@ def test_a_saved_state_continues(id: str) -> None:
     for action in actions_of(one, 10, seed=1):
         a, b = one.step(action), other.step(action)
         assert (a[0] == b[0]).all() and a[1] == pytest.approx(b[1])
+
+
+def through_a_file(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    save_tensors(path, arrays)
+    return {name: tensor.numpy() for name, tensor in load_tensors(path)[0].items()}
+
+
+def trace(vector: VectorEnv, actions: list[np.ndarray]) -> list[Any]:
+    played = []
+    for action in actions:
+        frames, rewards, terminated, truncated, info = vector.step(action)
+        state = info.get("state", info["domain"])
+        played.append([frames, rewards, terminated, truncated, info["domain"], state])
+    return played
+
+
+def assert_equal_traces(one: list[Any], other: list[Any]) -> None:
+    for step, (a, b) in enumerate(zip(one, other, strict=True)):
+        for left, right in zip(a, b, strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=f"step {step}")
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_saved_state_holds_the_options_of_the_last_reset_and_who_is_retired(
+    id: str, tmp_path: Path
+) -> None:
+    one, fresh = (make(id, mixed(id), 3, frame_skip=60) for _ in range(2))
+    one.reset(seed=SEED, options={"start": "anywhere"})
+    one.retire(np.array([False, True, False]))  # type: ignore[attr-defined]
+    actions = actions_of(one, LONG[id])
+    trace(one, actions[:2])
+    fresh.load_state_dict(through_a_file(tmp_path / "state", one.state_dict()))  # type: ignore[attr-defined]
+    played = trace(one, actions[2:])
+    assert sum((step[2] | step[3]).sum() for step in played) >= 2, "no automatic reset was seen"
+    assert_equal_traces(played, trace(fresh, actions[2:]))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_state_of_before_options_and_retirement_were_saved_still_loads(id: str) -> None:
+    one, fresh = (make(id, mixed(id), 2, frame_skip=60) for _ in range(2))
+    one.reset(seed=SEED)
+    actions = actions_of(one, LONG[id])
+    trace(one, actions[:2])
+    new = {"anywhere", "retired", "options"}
+    state = one.state_dict()  # type: ignore[attr-defined]
+    assert len(new & state.keys()) == 2
+    fresh.load_state_dict({k: v for k, v in state.items() if k not in new})  # type: ignore[attr-defined]
+    assert_equal_traces(trace(one, actions[2:]), trace(fresh, actions[2:]))
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_step_before_a_reset_is_refused(id: str) -> None:
+    vector, single = make(id, mixed(id), 3), gymnasium.make(id).unwrapped
+    (action,) = actions_of(vector, 1)
+    with pytest.raises(ResetNeeded, match=r"reset\(\)"):
+        single.step(action[0])
+    with pytest.raises(ResetNeeded, match=r"in the sub-environments \[0, 1, 2\]; call reset\(\)"):
+        vector.step(action)
+    first = np.array([True, False, False])
+    vector.reset(options={"reset_mask": first})
+    with pytest.raises(ResetNeeded, match=r"\[1, 2\]"):
+        vector.step(action)
+    vector.retire(~first)  # type: ignore[attr-defined]
+    assert vector.step(action)[0][0].any()
+    other = make(id, mixed(id), 3)
+    other.load_state_dict(vector.state_dict())  # type: ignore[attr-defined]
+    other.step(action)
+    other.reset(options={"reset_mask": np.array([True, True, False])})
+    other.step(action)
+    new = make(id, mixed(id), 3)
+    other.load_state_dict(new.state_dict())  # type: ignore[attr-defined]
+    with pytest.raises(ResetNeeded, match=r"\[0, 1, 2\]"):
+        other.step(action)
+
+
+@pytest.mark.parametrize(
+    ("id", "frame_skip", "fps"),
+    [
+        ("darla/Lab-v0", 12, 5),
+        ("darla/Lab-v0", 60, 1),
+        ("darla/Lab-v0", 8, 7.5),
+        ("darla/Jaco-v0", 1, 10),
+        ("darla/Jaco-v0", 4, 2.5),
+        ("darla/DeepMindLab-v0", 12, 5),
+        ("darla/DeepMindLab-v0", 60, 1),
+    ],
+)
+def test_metadata_tell_how_many_decisions_a_second_has(
+    id: str, frame_skip: int, fps: float
+) -> None:
+    vector = make(id, mixed(id), 1, frame_skip=frame_skip)
+    single = gymnasium.make(id, frame_skip=frame_skip, render_mode="rgb_array").unwrapped
+    usual = gymnasium.make_vec(id, num_envs=1, vectorization_mode="vector_entry_point")
+    for environment in (vector, single):
+        told = environment.metadata["render_fps"]
+        assert told == fps and isinstance(told, type(fps))
+    assert single.metadata["render_modes"] == ["rgb_array"]
+    assert vector.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert usual.metadata["render_fps"] == (10 if "Jaco" in id else 5), "each has its own"
 
 
 DIGEST = """

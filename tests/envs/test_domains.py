@@ -6,6 +6,7 @@ import pytest
 
 from darla.errors import DomainError
 from envs.domains import ENCODER_OOD, POLICY_OOD, Factor, Suite, World
+from envs.jaco import JACO
 from envs.lab import LAB
 from envs.registry import get_suite, suites
 
@@ -113,6 +114,88 @@ def test_every_suite_keeps_targets_out_of_the_sources(name: str) -> None:
 def test_a_target_among_the_sources_is_refused() -> None:
     with pytest.raises(DomainError, match="lab/B/hat-can is both source and target"):
         Suite("leaky", "", LAB, d_u=(TARGET,), d_s=(TARGET,), d_t=(TARGET,))
+
+
+ALIKE = [
+    (LAB, "lab/B/cake-balloon", "lab/B/cake-balloon/walls=red/floor=blue"),
+    (LAB, "lab/B/cake-balloon", "lab/A/cake-balloon/walls=red/floor=blue"),
+    (LAB, "lab/B/hat-can/walls=green", "lab/A/hat-can/floor=blue"),
+    (JACO, "jaco/A/ball", "jaco/A/ball/colour=red/table=oak/surface=wood/backdrop=navy"),
+    (JACO, "jaco/A/cube/backdrop=umber", "jaco/B/cube/table=oak/surface=wood"),
+    (JACO, "jaco/A/ball/scene=stand-in", "jaco/A/ball/scene=stand-in/light=0.5"),
+    (JACO, "jaco/A/ball/scene=stand-in", "jaco/B/ball/scene=stand-in/latency=3"),
+]
+
+
+@pytest.mark.parametrize(("world", "one", "other"), ALIKE)
+def test_a_target_that_looks_and_moves_as_a_source_does_is_one(
+    world: World, one: str, other: str
+) -> None:
+    source, target = world.parse(one), world.parse(other)
+    with pytest.raises(DomainError) as error:
+        Suite("leaky", "", world, d_u=(source,), d_s=(source,), d_t=(target,))
+    words = f"'leaky': {other} (which looks and moves as {one} does) is both source and target"
+    assert words in str(error.value)
+    assert source != target and (source.id, target.id) == (one, other), "they are two values still"
+    changed = {"object": "can"} if world is JACO else {"light": 0.3}
+    elsewhere = world.domain(**{**source.factors, **changed})
+    vision = Suite("seen", "", world, (source,), (elsewhere,), (target,))
+    assert vision.tags(target) == ("target", POLICY_OOD), "D_U shows it under another name"
+
+
+@pytest.mark.parametrize(
+    ("world", "one", "other"),
+    [
+        (LAB, "lab/B/cake-balloon", "lab/B/cake-balloon/walls=red/floor=orange"),
+        (LAB, "lab/B/cake-balloon", "lab/B/hat-can/walls=red/floor=blue"),
+        (JACO, "jaco/A/ball/scene=stand-in", "jaco/A/can/scene=stand-in"),
+        (JACO, "jaco/A/ball", "jaco/A/cube/colour=red"),
+        (JACO, "jaco/A/ball", "jaco/A/ball/light=0.5"),
+        (JACO, "jaco/A/ball", "jaco/A/ball/speed=0.5"),
+    ],
+)
+def test_a_target_that_differs_in_look_or_motion_is_none(
+    world: World, one: str, other: str
+) -> None:
+    source, target = world.parse(one), world.parse(other)
+    suite = Suite("sound", "", world, d_u=(source,), d_s=(source,), d_t=(target,))
+    assert suite.tags(target) == ("target", ENCODER_OOD)
+
+
+def test_where_every_value_decides_no_canonical_values_are_given() -> None:
+    world = World("hall", (Factor("walls", None, "", ("wood", "brick")),))
+    assert world.canonical_values(world.domain(walls="wood")) == {("walls", "wood")}
+
+
+def test_a_canonical_value_of_a_factor_that_cannot_be_seen_is_no_new_look() -> None:
+    factors = (Factor("slide", None, "", ("1", "2"), visible=False), Factor("dim", 0.0, "", high=9))
+    world = World("slope", factors, canonical=lambda f: {"slide": f["slide"], "glow": 9 - f["dim"]})
+    source, slippery, dim = (world.parse(id) for id in ("slope/1", "slope/2", "slope/2/dim=1"))
+    suite = Suite("s", "", world, d_u=(source,), d_s=(source,), d_t=(slippery, dim))
+    assert suite.tags(slippery) == ("target", POLICY_OOD)
+    assert suite.tags(dim) == ("target", ENCODER_OOD)
+
+
+def test_a_suite_names_sources_first_then_targets_then_what_only_the_vision_saw() -> None:
+    one, two, three, four = (
+        LAB.domain(room=room, pair=pair)
+        for room in ("A", "B")
+        for pair in ("hat-can", "cake-balloon")
+    )
+    suite = Suite("order", "", LAB, d_u=(one, two, three, four), d_s=(four, two), d_t=(three,))
+    assert suite.domains == (four, two, three, one)
+
+
+def test_a_number_that_must_be_whole_is() -> None:
+    late = Factor("late", 0.0, "", high=4, whole=True)
+    assert World("w", (late,)).domain(late="3").id == "w/late=3"
+    for value in (0.4, "2.5", 5, "x"):
+        with pytest.raises(
+            DomainError, match=f"'?{value}'?, allowed is a whole number from 0 to 4"
+        ):
+            World("w", (late,)).domain(late=value)
+    with pytest.raises(DomainError, match="'late' is 0.5, allowed is a whole number"):
+        World("w", (Factor("late", 0.5, "", high=4, whole=True),))
 
 
 def test_an_empty_or_repeated_set_is_refused() -> None:

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from darla.config import EnvironmentConfig
 from darla.errors import ConfigError, DomainError
-from envs.domains import ENCODER_OOD, POLICY_OOD, Domain
+from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, product
 from envs.jaco import (
     EPISODE_FRAMES,
     EXPLORED,
@@ -452,3 +452,31 @@ def test_an_automatic_reset_starts_as_the_last_reset_asked():
     vector.simulation.frames[:] = 149
     vector.step(np.full((2, 9), STILL))
     assert begun == ["anywhere"] * 4
+
+
+def test_domains_are_canonically_the_same_where_they_look_and_move_the_same():
+    domains = product(
+        JACO,
+        desk=("A", "B"),
+        object=("ball", "cube"),
+        scene=("simulated", "stand-in"),
+        colour=("own", "red", "blue"),
+        table=("desk", "oak", "slate"),
+        surface=("desk", "wood", "plain"),
+        backdrop=("desk", "umber"),
+        latency=(0, 1),
+    )
+    known = {
+        (JACO.canonical_values(d), look_of(d), settings_of(d)["speed"], settings_of(d)["latency"])
+        for d in domains
+    }
+    assert len({own[0] for own in known}) == len({own[1:] for own in known}) == len(known)
+    assert len(known) == 2 * 2 * 2 * 2 * 2 * 2 + 2  # target twice, ..., and the stand-ins
+
+
+@pytest.mark.parametrize("latency", [0.4, 1.5, 3.999])
+def test_a_latency_that_is_not_whole_is_refused(latency):
+    with pytest.raises(DomainError, match="'latency' is .*, allowed is a whole number from 0 to 4"):
+        JACO.domain(desk="A", object="ball", latency=latency)
+    with pytest.raises(DomainError, match="allowed is a whole number from 0 to 4"):
+        JACO.parse(f"jaco/A/ball/latency={latency}")

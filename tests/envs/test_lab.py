@@ -9,6 +9,7 @@ import pytest
 
 from darla.errors import DomainError
 from envs import lab
+from envs.domains import product
 from envs.lab import (
     ACTIONS,
     DEPTH,
@@ -18,8 +19,10 @@ from envs.lab import (
     SPACING,
     WALL_MARGIN,
     WIDTH,
+    LabEnv,
     LabSimulation,
     LabVectorEnv,
+    look_of,
 )
 from envs.lab_scene import KINDS, OBJECT_COLOURS, PROFILES, lathe
 from envs.registry import get_suite
@@ -289,3 +292,26 @@ def test_only_sub_environments_of_the_mask_are_reset():
     vector.reset(options={"reset_mask": np.array([False, True, False])})
     assert vector.simulation.frames.tolist() == [12, 0, 12]
     assert vector.simulation.episode.tolist() == [0, 1, 0]
+
+
+def test_domains_are_canonically_the_same_where_they_look_and_play_the_same():
+    walls, floors = ("room", "green", "red", "teal"), ("room", "orange", "blue")
+    pairs, lights = ("hat-can", "cake-balloon"), (1.0, 0.6)
+    domains = product(LAB, room=("A", "B"), pair=pairs, walls=walls, floor=floors, light=lights)
+    kinds = {(look_of(domain), domain.factors["pair"]) for domain in domains}
+    assert len({LAB.canonical_values(domain) for domain in domains}) == len(kinds) == 24
+    both = {(LAB.canonical_values(d), look_of(d), d.factors["pair"]) for d in domains}
+    assert len(both) == 24
+
+
+def test_a_stream_is_one_of_a_seed():
+    room = LabEnv(render_mode=None)
+    for _ in range(2):  # before the first reset, and after it
+        with pytest.raises(ValueError, match=r"\['stream'\] is 1 without a seed.*give both"):
+            room.reset(options={"stream": 1})
+        room.reset(seed=4, options={"stream": 1})
+    other = LabVectorEnv(SOURCES[:1], 2, render=False)
+    other.reset(seed=4)
+    assert (room.simulation.objects[0] == other.simulation.objects[1]).all()
+    room.reset()
+    assert room.simulation.streams[0] == 1, "the next of the same sequence"

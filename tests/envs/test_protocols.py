@@ -10,7 +10,7 @@ import pytest
 
 from darla.config import Config
 from darla.errors import ConfigError, DomainError
-from envs.domains import ENCODER_OOD, POLICY_OOD, Domain
+from envs.domains import ENCODER_OOD, POLICY_OOD, Domain, Factor, Suite, World
 from envs.lab import LAB, look_of
 from envs.protocols import Protocol, Shift, commitment, fresh_targets, make_protocol
 from envs.registry import get_suite, protocol_of
@@ -25,6 +25,13 @@ FROZEN = {
     "lab-pairs": ["walls=grey/floor=olive", "walls=grey/objects=pastel", "walls=grey/light=1.47"],
 }
 """What a published tag and salt give must never change."""
+DIGESTS = {
+    ("lab-single", "v0.1"): "cc7749c057d5beb7789f19a2d05d13f93d22ceeb6d380fb45b6211df82092944",
+    ("lab-single", "v0.2"): "841179045124fedd62eb52ee484ccfd0304521dd837727148d9360421e5038c7",
+    ("lab-pairs", "v0.1"): "a58d973bcac85a8837290f31dce0fd10056528ee6c22edb9d22791ba09510910",
+    ("lab-pairs", "v0.2"): "0737c830412429a3a70f1d10126d1c3bc7877dc645aa440229bdb539b7595407",
+}
+"""SHA-256 of the ids of all fresh targets, one a line."""
 
 
 def protocol(name: str) -> Protocol:
@@ -83,6 +90,12 @@ def test_fresh_targets_are_known_for_a_tag_and_a_salt(name: str) -> None:
     assert commitment("v0.1", SALT) == digest
 
 
+@pytest.mark.parametrize(("name", "tag"), DIGESTS)
+def test_no_fresh_target_of_a_tag_and_a_salt_changes(name: str, tag: str) -> None:
+    ids = "\n".join(domain.id for domain in fresh_targets(protocol(name), tag, SALT).d_t)
+    assert hashlib.sha256(ids.encode()).hexdigest() == DIGESTS[name, tag]
+
+
 @pytest.mark.parametrize("name", ["lab-single", "lab-pairs"])
 def test_fresh_targets_are_new_and_lie_in_the_table(name: str) -> None:
     suite = protocol(name)
@@ -123,14 +136,88 @@ def test_what_has_nothing_left_to_draw_gets_no_fresh_target() -> None:
     named = make_protocol("named", "", base, START, shifts)
     with pytest.raises(DomainError, match="'named' has no values for fresh targets"):
         fresh_targets(named, "v1", SALT)
-    few = make_protocol(
-        "few",
-        "",
-        base,
-        START,
-        (Shift("walls", ENCODER_OOD, ("grey", "purple"), ("grey", "teal")),),
+
+
+def tables(*shifts: Shift, together: int = 1) -> Protocol:
+    return make_protocol("table", "", get_suite("lab"), START, shifts, together=together)
+
+
+def drawn(table: Protocol, tag: str = "v1") -> list[dict]:
+    return [moved(domain) for domain in fresh_targets(table, tag, SALT).d_t]
+
+
+def test_a_row_that_has_fewer_fresh_values_than_published_ones_is_refused() -> None:
+    enough = tables(Shift("walls", ENCODER_OOD, ("purple",), ("purple", "teal")))
+    assert drawn(enough) == [{"walls": "teal"}]
+    few = tables(Shift("walls", ENCODER_OOD, ("grey", "purple"), ("grey", "teal")))
+    words = (
+        "'table': the row of walls draws 1 of 2 fresh targets, as many as it publishes; .* give it "
+        "more values, or none"
     )
-    assert [moved(domain) for domain in fresh_targets(few, "v1", SALT).d_t] == [{"walls": "teal"}]
+    with pytest.raises(DomainError, match=words):
+        fresh_targets(few, "v1", SALT)
+    pair = tables(
+        Shift("walls", ENCODER_OOD, ("grey",), ("grey",)),
+        Shift("floor", ENCODER_OOD, ("grey",), ("grey",)),
+        together=2,
+    )
+    with pytest.raises(DomainError, match="the pair of walls and floor draws 0 of 1 fresh targets"):
+        fresh_targets(pair, "v1", SALT)
+
+
+def test_rows_of_one_factor_draw_different_fresh_targets() -> None:
+    numbers = tables(
+        Shift("light", ENCODER_OOD, (0.5, 0.6), ((0.4, 0.8),)),
+        Shift("light", ENCODER_OOD, (0.7,), ((0.4, 0.8),)),
+    )
+    names = tables(
+        Shift("walls", POLICY_OOD, ("green",), ("grey", "teal")),
+        Shift("walls", ENCODER_OOD, ("purple",), ("grey", "teal")),
+    )
+    pairs = tables(
+        Shift("walls", ENCODER_OOD, ("green",), ("grey", "teal")),
+        Shift("walls", ENCODER_OOD, ("purple",), ("grey", "teal")),
+        Shift("floor", ENCODER_OOD, ("brown",), ("grey",)),
+        together=2,
+    )
+    for tag in ("v1", "v2", "v3"):
+        lights = [row["light"] for row in drawn(numbers, tag)]
+        assert len(set(lights)) == 3 and all(0.4 <= light <= 0.8 for light in lights)
+        assert sorted(row["walls"] for row in drawn(names, tag)) == ["grey", "teal"]
+        assert sorted(row["walls"] for row in drawn(pairs, tag)) == ["grey", "teal"]
+    alone = tables(Shift("light", ENCODER_OOD, (0.5, 0.6), ((0.4, 0.8),)))
+    assert drawn(alone) == drawn(numbers)[:2], "the first row draws what it draws alone"
+    few = tables(
+        Shift("walls", ENCODER_OOD, ("green",), ("teal",)),
+        Shift("walls", ENCODER_OOD, ("purple",), ("teal",)),
+    )
+    with pytest.raises(DomainError, match="the row of walls draws 0 of 1 fresh targets"):
+        fresh_targets(few, "v1", SALT)
+
+
+def test_no_fresh_target_is_a_training_domain_under_another_name() -> None:
+    # The walls of room B, where the targets are, are red.
+    table = tables(Shift("walls", ENCODER_OOD, ("purple",), ("red", "grey")))
+    for tag in ("v1", "v2", "v3", "v4"):
+        assert drawn(table, tag) == [{"walls": "grey"}]
+
+
+@pytest.mark.parametrize("tag", ["policy_ood", "Encoder-ood", ""])
+def test_a_shift_of_an_unknown_tag_is_refused(tag: str) -> None:
+    words = f"of light is '{tag}', allowed are policy-ood and encoder-ood"
+    with pytest.raises(DomainError, match=words) as error:
+        Shift("light", tag, (0.4,))
+    assert not tag or "did you mean" in str(error.value)
+
+
+def test_a_shift_may_say_that_frames_show_what_no_domain_of_d_u_names() -> None:
+    tint, lamp = (Factor(name, 0.0, "", high=9.0) for name in ("tint", "lamp"))
+    room = World("room", (Factor("walls", None, "", ("wood", "brick")), tint, lamp))
+    start = room.domain(walls="wood")
+    base = Suite("base", "", room, (start,), (start,), (room.domain(walls="brick"),))
+    shifts = (Shift("tint", POLICY_OOD, (1.0,)), Shift("lamp", ENCODER_OOD, (1.0,)))
+    table = make_protocol("table", "", base, start, shifts)
+    assert [table.tags(domain)[1] for domain in table.d_t] == [POLICY_OOD, ENCODER_OOD]
 
 
 @pytest.mark.parametrize(

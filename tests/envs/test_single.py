@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 
 from darla.errors import ConfigError, DomainError
 from darla.storage import load_tensors, save_tensors
@@ -164,6 +165,145 @@ def test_state_dict_goes_through_a_file_and_continues_exactly(tmp_path) -> None:
             actions = rng.integers(0, 8, 2)
             a, b = one.step(actions), two.step(actions)
             assert (a[0] == b[0]).all() and (a[1] == b[1]).all()
+
+
+def play(vector: SingleVectorEnv, actions: np.ndarray) -> list[tuple]:
+    """What each step shows: frames, rewards, ends and domains."""
+    steps = [vector.step(action) for action in actions]
+    return [
+        (frames, rewards, end | cut, info["domain"]) for frames, rewards, end, cut, info in steps
+    ]
+
+
+def assert_equal(one: list[tuple], other: list[tuple]) -> None:
+    for step, (a, b) in enumerate(zip(one, other, strict=True)):
+        for left, right in zip(a, b, strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=f"step {step}")
+
+
+def test_the_same_seed_begins_the_same_sequence_of_episodes_again() -> None:
+    vector = vector_of(LabEnv, LAB)(2, DOMAINS, size=32, frame_skip=60, seed=0, render=True)
+    actions = np.random.default_rng(0).integers(0, 8, (130, 2))
+    first, _ = vector.reset(seed=7)
+    played = play(vector, actions)
+    assert sum(ended.sum() for _, _, ended, _ in played) >= 2, "no second episode was played"
+    again, _ = vector.reset(seed=7)
+    assert (first == again).all()
+    assert_equal(played, play(vector, actions))
+    assert (vector.reset()[0] != first).any(), "without a seed the sequence goes on"
+
+
+def test_a_reset_ends_retirement_of_those_that_it_is_for() -> None:
+    vector, none, ones = colours(3), np.zeros((3, 2), int), np.ones((3, 2), int)
+    vector.reset(seed=1)
+    vector.retire(np.array([True, True, False]))
+    frames, rewards, *_ = vector.step(ones)
+    assert not frames[:2].any() and rewards.tolist() == [0.0, 0.0, 2.0]
+    vector.reset(options={"reset_mask": np.array([True, False, False])})
+    frames, rewards, *_, info = vector.step(ones)
+    assert rewards.tolist() == [2.0, 0.0, 2.0] and info["steps"].tolist() == [1, 0, 2]
+    assert (frames[0].min(), frames[1].max(), frames[2].min()) == (1, 0, 2)
+    vector.reset(seed=1)
+    frames, rewards, *_, info = vector.step(none + 1)
+    assert rewards.tolist() == [2.0] * 3 and info["steps"].tolist() == [1] * 3
+    assert frames.min() == 1
+
+
+class Bright(Colours):
+    """Shows how its episode was asked to begin."""
+
+    def _frame(self) -> np.ndarray:
+        frame = super()._frame()
+        frame[0] = (self.options or {}).get("glow", 0)
+        return frame
+
+
+def test_a_state_keeps_the_options_of_episodes_that_run_and_of_those_to_come(tmp_path) -> None:
+    one, fresh = colours(3, make=Bright), colours(3, make=Bright)
+    one.reset(seed=3, options={"glow": 50, "words": ["a", None, True, 0.25]})
+    actions = np.random.default_rng(0).integers(0, 2, (3 * LENGTH, 3, 2))
+    play(one, actions[:1])
+    one.reset(options={"glow": 90, "reset_mask": np.array([False, True, False])})
+    play(one, actions[1:2])
+    save_tensors(tmp_path / "state", one.state_dict())
+    fresh.load_state_dict({k: v.numpy() for k, v in load_tensors(tmp_path / "state")[0].items()})
+    played = play(one, actions[2:])
+    glows = np.array([frames[:, 0, 0, 0] for frames, *_ in played])
+    assert (glows[0].tolist(), glows[-1].tolist()) == ([50, 90, 50], [90, 90, 90])
+    assert_equal(played, play(fresh, actions[2:]))
+
+
+def test_a_state_keeps_who_is_retired() -> None:
+    one, fresh = colours(3), colours(3)
+    one.reset(seed=3)
+    ones = np.ones((2 * LENGTH, 3, 2), int)
+    play(one, ones[:1])
+    one.retire(np.array([False, True, False]))
+    fresh.load_state_dict(one.state_dict())
+    played = play(fresh, ones)
+    assert not any(frames[1].any() or rewards[1] for frames, rewards, *_ in played)
+    assert_equal(play(one, ones), played)
+    other = colours(3)
+    other.reset(seed=9)
+    other.retire(np.ones(3, bool))
+    other.load_state_dict(one.state_dict())
+    assert other.step(ones[0])[1].tolist() == [2.0, 0.0, 2.0], "nor does one of its own stay"
+
+
+def test_options_that_a_file_cannot_hold_are_named_when_a_state_is_asked_for() -> None:
+    for options in ({"place": np.zeros(2)}, {"place": (1, 2)}, {1: 2}, {"place": float("nan")}):
+        vector = colours()
+        vector.reset(options=options)
+        vector.step(np.zeros((2, 2), int))
+        with pytest.raises(ValueError, match="a state can keep only what JSON gives back"):
+            vector.state_dict()
+
+
+def test_what_an_environment_does_to_its_options_is_its_own_affair() -> None:
+    class Greedy(Bright):
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+            told = super().reset(seed=seed, options=dict(options or {}))
+            (options or {}).clear()
+            return told
+
+    vector = colours(2, make=Greedy)
+    frames, _ = vector.reset(options={"glow": 70})
+    assert (frames[:, 0] == 70).all()
+    *_, (last, *_) = play(vector, np.zeros((LENGTH, 2, 2), int))
+    assert (last[:, 0] == 70).all()
+
+
+def test_a_state_of_before_options_were_kept_goes_on_with_those_that_are_set() -> None:
+    one, fresh = colours(2, make=Bright), colours(2, make=Bright)
+    for vector in (one, fresh):
+        vector.reset(seed=3, options={"glow": 50})
+    none = np.zeros((2 * LENGTH, 2, 2), int)
+    play(one, none[:2])
+    state = one.state_dict()
+    fresh.load_state_dict({k: state[k] for k in ("seed", "episode", "steps", "actions")})
+    assert_equal(play(one, none), play(fresh, none))
+
+
+def test_a_state_of_before_the_first_reset_asks_for_one() -> None:
+    vector = colours(2)
+    vector.reset(seed=3)
+    vector.step(np.zeros((2, 2), int))
+    vector.load_state_dict(colours(2).state_dict())
+    with pytest.raises(ResetNeeded, match=r"sub-environments \[0, 1\]; call reset\(\)"):
+        vector.step(np.zeros((2, 2), int))
+    assert vector.state_dict()["steps"].tolist() == [0, 0]
+    assert vector.reset()[1]["steps"].tolist() == [0, 0]
+
+
+def test_the_speed_of_a_replay_is_that_of_the_environment_where_it_tells_of_one() -> None:
+    class Fast(Colours):
+        metadata = {"render_modes": [], "render_fps": 30}
+
+    assert colours(make=Fast).metadata["render_fps"] == 30
+    assert "render_fps" not in colours().metadata
+    assert colours(make=Fast).metadata["autoreset_mode"] == colours().metadata["autoreset_mode"]
+    lab = vector_of(LabEnv, LAB)(1, DOMAINS, size=32, frame_skip=60, seed=0, render=True)
+    assert lab.metadata["render_fps"] == 1
 
 
 def _observes(space: gymnasium.Space) -> Any:

@@ -36,6 +36,14 @@ def show_vision(report: Mapping[str, Any], frames: Mapping[str, Any]) -> Markup:
         parts.append(_latents(left.pop("latents")))
     if isinstance(left.get("probe"), Mapping):
         parts.append(_probe(left.pop("probe")))
+    own = left.pop("own", {})
+    others = {**left, **own} if isinstance(own, Mapping) else {**left, "own": own}
+    for name, part in others.items():
+        if isinstance(part, Mapping) and isinstance(part.get("probe"), Mapping):
+            rest = {key: value for key, value in part.items() if key != "probe"}
+            parts.append(_probe(part["probe"], f"What {name} tells about the scene"))
+            others[name] = rest
+    left = {name: part for name, part in others.items() if part != {}}
     about = left.pop("frames", {})
     about = {**about, **frames} if isinstance(about, Mapping) else {"frames": about, **frames}
     if about:
@@ -96,7 +104,9 @@ def _latents(latents: Mapping[str, Any]) -> Markup:
     ).format(figure, words)
 
 
-def _probe(probe: Mapping[str, Any]) -> Markup:
+def _probe(
+    probe: Mapping[str, Any], title: str = "What the latents tell about the scene"
+) -> Markup:
     """What a linear read-out of the latents tells, beside chance."""
     rows = []
     for key, value in probe.items():
@@ -108,7 +118,7 @@ def _probe(probe: Mapping[str, Any]) -> Markup:
         unit = "accuracy" if chance is not None else UNITS.get(name, "median error, in its unit")
         rows.append((label, [value, chance, unit]))
     table = _table(["linear probe", "chance", "measure"], rows)
-    return Markup("<h3>What the latents tell about the scene</h3>{}").format(table)
+    return Markup("<h3>{}</h3>{}").format(title, table)
 
 
 def _table(columns: Iterable[str], rows: Iterable[tuple[str, Sequence[Any]]]) -> Markup:

@@ -40,6 +40,20 @@ def test_probes_stand_beside_chance_with_their_units() -> None:
     assert ["bearing", "18.1", "–", "median error, degrees"] in rows
 
 
+def test_the_probes_of_further_visions_are_tables_too() -> None:
+    own = {"own-mine": {"width": 8, "probe": {**PROBE, "room": 0.51}}}
+    more = {"beta-vae": {"probe": {**PROBE, "room": 0.77}, "latents": {"kl": 3.25}}, "own": own}
+    text = show_vision({**REPORT, **more}, {})
+    rows = rows_of(text)
+    for accuracy in ("0.99", "0.77", "0.51"):
+        assert ["room", accuracy, "0.54", "accuracy"] in rows
+    assert ["kl", "3.25"] in rows and ["width", "8"] in rows
+    for name in ("own-mine", "beta-vae"):
+        assert f"What {name} tells about the scene" in text
+    assert ["room/chance", "0.54"] not in rows
+    assert "mine" in show_vision({"own": ["mine"]}, {}), "a damaged part is shown as it is"
+
+
 def test_latents_are_bars_in_falling_order() -> None:
     text = show_vision(REPORT, {})
     assert "4 of 5 latents are active; 125 nats in all" in text

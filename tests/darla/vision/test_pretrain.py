@@ -275,6 +275,16 @@ def test_a_truncated_model_is_named_and_kept(run: RunDirectory, file: str) -> No
     assert path.read_bytes() == half
 
 
+def test_a_damaged_checkpoint_is_named_with_its_remedy(run: RunDirectory) -> None:
+    run.vision.mkdir()
+    path = checkpoint_path(run.vision, "dae")
+    path.write_bytes(b"half of a")
+    with pytest.raises(CorruptFileError, match=rf"{path.name}.*; delete it to start over"):
+        train_vision(run.config, run, quiet=True)
+    path.unlink()
+    train_vision(run.config, run, quiet=True)
+
+
 def test_a_checkpoint_of_another_network_is_refused(run: RunDirectory) -> None:
     train_vision(run.config, run, quiet=True)
     wider = with_vision(run.config)

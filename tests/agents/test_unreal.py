@@ -270,7 +270,7 @@ class Stub:
     ("actions", "replay", "message"),
     [
         (Actions((3, 3), vector=True), 2000, "unreal makes one choice.*for 2 choices at once"),
-        (Actions((3,)), 47, r"agents.unreal.replay is 47.*at least 48"),
+        (Actions((3,)), 23, r"agents.unreal.replay is 23.*at least 24"),
     ],
 )
 def test_what_it_cannot_learn_is_refused(tmp_path, actions, replay, message):

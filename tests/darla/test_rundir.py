@@ -157,7 +157,7 @@ def test_a_lost_run_json_is_said(config):
 
 
 @pytest.mark.parametrize(
-    "left", [(), ("run.json",), (".run.json.7-ab.tmp",), (".config.yaml.7-ab.tmp", ".locks")]
+    "left", [(), ("run.json",), (".run.json.7-ab.tmp",), (".config.yaml.7-ab.tmp",)]
 )
 def test_a_directory_that_was_killed_while_it_was_made_is_made_whole(config, left):
     folder = Path(config.runs) / "x"

@@ -88,9 +88,10 @@ def test_what_a_run_has_or_has_begun_stays(config):
 
 
 def test_a_model_that_the_perceptions_do_not_ask_for_is_left(config):
-    made(config("first"), *ALL, "vision/beta-vae.safetensors")
-    second = config("second", "agents.perceptions=[beta-vae]", "vision.vae.warm_start=false")
-    share_stage_one(second, [config("first", "vision.vae.warm_start=false")])
+    cold = "vision.vae.warm_start=false"
+    first = made(config("first", cold), *ALL, "vision/beta-vae.safetensors")
+    second = config("second", "agents.perceptions=[beta-vae]", cold)
+    share_stage_one(second, [first.config])
     assert has(RunDirectory.open(second)) == (*FRAMES, "vision/beta-vae.safetensors")
 
 

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from agents.acting import observe, observe_final
 from agents.cells import perception_of
-from darla.config import OWN, PERCEPTIONS
+from darla.config import OWN, PERCEPTION_NAMES, PERCEPTIONS
 from darla.errors import ConfigError, did_you_mean
 from darla.perception import Perception
 from darla.rundir import RunDirectory
@@ -36,7 +36,7 @@ def perception_from_run(path: str | Path, name: str = "darla", seed: int = 0) ->
         ConfigError: There is no such perception, or the run's vision is of another kind.
         MissingFileError: There is no run directory, or its vision is not trained yet.
     """
-    if name not in PERCEPTIONS and not name.startswith(OWN):
+    if not PERCEPTION_NAMES.allows(name):
         raise ConfigError(
             f"unknown perception '{name}'{did_you_mean(name, PERCEPTIONS)}; there are "
             f"{', '.join(PERCEPTIONS)} and {OWN}NAME"

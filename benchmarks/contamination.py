@@ -25,7 +25,7 @@ import torch
 from agents.cells import Cell, training_domains
 from darla.config import Config
 from darla.frames import frames_digest, picture_shards
-from darla.perception import needs_vision
+from darla.perception import has_vision
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_json
 from envs.collect import explore
@@ -70,7 +70,7 @@ def check_contamination(
     if known.get("frames", "") != digest or "reference" not in known:
         known = {"frames": digest, "reference": None, "targets": {}}
     own = suite_of(config)
-    seen = own.d_u if digest is not None or needs_vision(config) else ()
+    seen = own.d_u if has_vision(run) else ()
     pending = {
         domain
         for suite in suites

@@ -33,7 +33,7 @@ from benchmarks.svg import swatch
 from benchmarks.tables import format_estimate, format_share, grouped, markdown_table, number
 from darla.config import OWN, Config, to_yaml
 from darla.errors import DarlaError, MissingFileError
-from darla.perception import needs_vision
+from darla.perception import has_vision
 from darla.rundir import RunDirectory
 from darla.storage import read_json, write_text
 from envs.registry import suite_of
@@ -197,7 +197,7 @@ def _page(run: RunDirectory, anchor: str, output: Path) -> Page:
     page.traversals = _pictures(
         run, "traversals", "Decoded pictures while one latent at a time is moved", page
     )
-    page.sees = needs_vision(run.config) or (run.frames / "index.json").exists()
+    page.sees = has_vision(run)
     page.vision = _vision(run, status, page)
     page.domains = _picture(run.path / "domains.png", "Frames of every domain, with its tags", page)
     page.contamination = _contamination(run, page)

@@ -56,8 +56,12 @@ class OneOf:
         """Lets pydantic check the text."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
+    def allows(self, given: str) -> bool:
+        """Whether a text is among the names, or could come from elsewhere."""
+        return given in self.names or bool(re.fullmatch(f"{self.beginning}[a-z0-9-]+", given))
+
     def _check(self, given: str) -> str:
-        if given in self.names or re.fullmatch(f"{self.beginning}[a-z0-9-]+", given):
+        if self.allows(given):
             return given
         raise PydanticCustomError("one_of", "not among the names")
 
@@ -66,7 +70,8 @@ class OneOf:
         return f"{_one_of(self.names)} or {self.beginning}NAME"
 
 
-PerceptionName = Annotated[str, OneOf(PERCEPTIONS, OWN)]
+PERCEPTION_NAMES = OneOf(PERCEPTIONS, OWN)
+PerceptionName = Annotated[str, PERCEPTION_NAMES]
 AlgorithmName = Literal["dqn", "a3c", "unreal", "ec"]
 
 

@@ -48,6 +48,11 @@ def needs_vision(config: Config) -> bool:
     return any(name not in BLIND for name in config.agents.perceptions)
 
 
+def has_vision(run: RunDirectory) -> bool:
+    """Whether a run has the frames of a vision, or will have them."""
+    return needs_vision(run.config) or (run.frames / "index.json").exists()
+
+
 @dataclass(frozen=True)
 class Start:
     """An encoder that a policy starts from and learns further.
@@ -255,6 +260,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
     from darla.vision.pretrain import (
         fingerprint,
         load_model,
+        load_own,
         make_dae,
         make_vae,
         seed_weights,
@@ -271,11 +277,7 @@ def _learned(name: str, config: Config, run: RunDirectory, seed: int) -> Percept
             encoder=_MeanEncoder(dae),
         )
     if name.startswith(OWN):
-        from darla.vision.own import OwnEncoder, make_own
-
-        module = make_own(name, config)
-        mark = load_model(module, weights_file(run, name))
-        encoder = OwnEncoder(name, config, module)
+        encoder, mark = load_own(config, run, name)
         size = config.environment.size
         return Perception(name, (encoder.width,), mark, size=size, encoder=encoder)
     vae = make_vae(config, "darla" if name == "random" else name)

@@ -7,7 +7,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from darla.errors import ConfigError, DarlaError
@@ -25,7 +26,8 @@ def import_plugin(plugin: str) -> None:
     """
     what = f"environment.plugin '{plugin}'"
     if not plugin.endswith(".py"):
-        imported(what, functools.partial(importlib.import_module, plugin))
+        with blaming(what):
+            importlib.import_module(plugin)
         return
     path = Path(plugin)
     if not path.is_file():
@@ -36,20 +38,20 @@ def import_plugin(plugin: str) -> None:
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    imported(what, functools.partial(spec.loader.exec_module, module))
+    with blaming(what):
+        spec.loader.exec_module(module)
 
 
-def imported(what: str, load: Callable[[], object]) -> None:
-    """Imports something by `load`.
+@contextmanager
+def blaming(what: str, when: str = "when it is imported") -> Iterator[None]:
+    """Says of what goes wrong in a user's own code that it is that code's fault.
 
     Raises:
-        ConfigError: That failed; the message says that it is the fault of `what`.
+        ConfigError: Anything but an error of ours went wrong.
     """
     try:
-        load()
+        yield
     except DarlaError:
         raise
     except Exception as error:
-        raise ConfigError(
-            f"{what} fails when it is imported: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigError(f"{what} fails {when}: {type(error).__name__}: {error}") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from darla.doctor import require_gl
 from darla.errors import ConfigError, DarlaError, DomainError, did_you_mean
-from darla.plugins import import_plugin, imported
+from darla.plugins import blaming, import_plugin
 from envs.domains import Domain, Suite
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ def _built_in() -> None:
         register(simulator)
     for point in entry_points(group=GROUP):
         try:
-            imported(f"'{point.value}'", point.load)
+            with blaming(f"'{point.value}'"):
+                point.load()
         except DarlaError as error:  # told to who asks for something that is not there
             _BROKEN[point.value] = str(error)
 

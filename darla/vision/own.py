@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +18,19 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from darla.config import OWN, Config
+from darla.config import OWN, PERCEPTION_NAMES, Config
 from darla.devices import torch_threads
 from darla.errors import ConfigError, did_you_mean
-from darla.plugins import import_plugin
+from darla.plugins import blaming, import_plugin
 
 if TYPE_CHECKING:
     from darla.vision.training import Pictures
-
-_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 @dataclass(frozen=True)
 class OwnVision:
     """A vision of a user's own; see `register_vision`."""
 
-    name: str
     make: Callable[[int], nn.Module]
     train: Callable[[nn.Module, Pictures, int], object] | None = None
 
@@ -60,11 +58,11 @@ def register_vision(
     Raises:
         ConfigError: The name has other characters.
     """
-    if not name or set(name) - set(_NAME):
+    if not PERCEPTION_NAMES.allows(f"{OWN}{name}"):
         raise ConfigError(
             f"the vision is registered as '{name}'; a name has small letters, digits and hyphens"
         )
-    _VISIONS[name] = OwnVision(name, make, train)
+    _VISIONS[name] = OwnVision(make, train)
 
 
 def get_vision(perception: str, config: Config) -> OwnVision:
@@ -90,18 +88,26 @@ def get_vision(perception: str, config: Config) -> OwnVision:
 
 
 def make_own(perception: str, config: Config) -> nn.Module:
-    """Returns the module of a perception as it is before training; errors as in `get_vision`.
+    """Returns the module of a perception as it is before training.
 
     It follows from `vision.seed` alone; the global generator stays as it was.
+
+    Raises:
+        ConfigError: As in `get_vision`, or the plugin fails to make it.
     """
     vision = get_vision(perception, config)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _its_fault(perception, config, "is made"):
         torch.manual_seed(config.vision.seed)
         return vision.make(config.environment.size)
 
 
+def _its_fault(perception: str, config: Config, done: str) -> AbstractContextManager[None]:
+    what = f"perception '{perception}' of environment.plugin '{config.environment.plugin}'"
+    return blaming(what, f"when it {done}")
+
+
 def train_own(perception: str, config: Config, pictures: Pictures, *, quiet: bool) -> nn.Module:
-    """Trains a vision of a user's own to its end; errors as in `get_vision`.
+    """Trains a vision of a user's own to its end.
 
     Args:
         perception: `own-NAME`.
@@ -111,13 +117,17 @@ def train_own(perception: str, config: Config, pictures: Pictures, *, quiet: boo
 
     Returns:
         The module, on the device of the pictures.
+
+    Raises:
+        ConfigError: As in `make_own`, or the plugin fails to train it.
     """
     module = make_own(perception, config).to(pictures.device)
     train = get_vision(perception, config).train
     if train is not None:
         if not quiet:
             print(f"{perception}: learns on {len(pictures):,} pictures", file=sys.stderr)
-        with torch.random.fork_rng(devices=[]), torch_threads(os.cpu_count() or 1):
+        threads = torch_threads(os.cpu_count() or 1)
+        with torch.random.fork_rng(devices=[]), threads, _its_fault(perception, config, "learns"):
             torch.manual_seed(config.vision.seed)
             train(module, pictures, config.vision.seed)
     return module
@@ -138,14 +148,15 @@ class OwnEncoder:
         width: Values D of an encoded picture.
 
     Raises:
-        ConfigError: The module does not give float [B, D].
+        ConfigError: The module fails on pictures, or does not give float [B, D].
     """
 
     def __init__(self, perception: str, config: Config, module: nn.Module) -> None:
         self._perception, self._config = perception, config
         self._module = module.cpu().eval().requires_grad_(False)
         size = config.environment.size
-        encoded = self(torch.zeros((2, size, size, 3), dtype=torch.uint8))
+        with _its_fault(perception, config, "encodes pictures"):
+            encoded = self(torch.zeros((2, size, size, 3), dtype=torch.uint8))
         if encoded.ndim != 2 or len(encoded) != 2:
             raise ConfigError(
                 f"perception '{perception}' makes {list(encoded.shape)} of two pictures; it must "

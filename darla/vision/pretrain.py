@@ -128,6 +128,18 @@ def load_model(model: torch.nn.Module, path: Path) -> str:
     return metadata["fingerprint"]
 
 
+def load_own(config: Config, run: RunDirectory, name: str) -> tuple[OwnEncoder, str]:
+    """Reads a trained vision of the user's own; returns it with the fingerprint of its file.
+
+    Raises:
+        MissingFileError, CorruptFileError: As in `load_model`.
+        ConfigError: As in `OwnEncoder` and `make_own`.
+    """
+    module = make_own(name, config)
+    mark = load_model(module, weights_file(run, name))
+    return OwnEncoder(name, config, module), mark
+
+
 def save_model(model: torch.nn.Module, path: Path, **facts: str) -> None:
     """Writes the weights of a finished model with its fingerprint."""
     state = model.state_dict()
@@ -373,9 +385,7 @@ def _describe_own(
     config: Config, run: RunDirectory, name: str, validation: Frames
 ) -> dict[str, Any]:
     """Returns the `width`, `probe` and `fingerprint` of a vision of the user's own."""
-    module = make_own(name, config)
-    mark = load_model(module, weights_file(run, name))
-    encoder = OwnEncoder(name, config, module)
+    encoder, mark = load_own(config, run, name)
     encoded = torch.cat([encoder(part) for part in validation.pictures.split(BATCH)]).numpy()
     found = probe(encoded, validation, seed=config.vision.seed)
     return {"width": encoder.width, "probe": found, "fingerprint": mark}

@@ -124,6 +124,31 @@ def test_what_is_not_registered_is_refused_before_anything_runs(plugin: Path) ->
         own.register_vision("Mean Colour", lambda size: torch.nn.Identity())
 
 
+def test_what_goes_wrong_in_the_users_own_code_is_said_to_be_there(plugin: Path) -> None:
+    plugin.write_text(
+        PLUGIN
+        + """
+def fail(*_):
+    raise KeyError("weights")
+
+class Broken(torch.nn.Linear):
+    forward = fail
+
+register_vision("unmade", fail)
+register_vision("unlearned", Mean, fail)
+register_vision("unseeing", lambda size: Broken(1, 1))
+"""
+    )
+    config, pictures = configured(plugin), torch.from_numpy(PICTURES)
+    blamed = rf"of environment.plugin '{plugin}' fails when it {{}}: KeyError: 'weights'"
+    with pytest.raises(ConfigError, match="'own-unmade' " + blamed.format("is made")):
+        own.make_own("own-unmade", config)
+    with pytest.raises(ConfigError, match="'own-unlearned' " + blamed.format("learns")):
+        own.train_own("own-unlearned", config, pictures, quiet=True)
+    with pytest.raises(ConfigError, match="'own-unseeing' " + blamed.format("encodes pictures")):
+        own.OwnEncoder("own-unseeing", config, own.make_own("own-unseeing", config))
+
+
 def test_a_module_that_gives_no_row_per_picture_is_refused(plugin: Path) -> None:
     config = configured(plugin)
     with pytest.raises(ConfigError, match=r"makes \[6144\] of two pictures; it must give \[2, D"):
